@@ -1,0 +1,3 @@
+"""tamis: sift a pretraining corpus, and prove with proxy models that it helped."""
+
+__version__ = "0.1.0"

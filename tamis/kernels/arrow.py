@@ -1,0 +1,60 @@
+"""The only door between Arrow and the kernels: slices, 32 and 64-bit offsets, chunks and nulls are dealt with here, once."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Text(NamedTuple):
+    """n strings as raw UTF-8: string i is `data[offsets[i]:offsets[i + 1]]`.
+
+    offsets : int64, (n + 1), not falling; offsets[0] need not be 0.
+    data : uint8, at least offsets[n] bytes; read-only when it views an Arrow buffer.
+    """
+
+    offsets: Int64
+    data: UInt8
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def text_of(array: pa.Array | pa.ChunkedArray) -> Text:
+    """The bytes of an Arrow string or binary column, without a copy of the text; a null is an empty string.
+
+    Raises TypeError for any other Arrow type.
+    """
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
+    if isinstance(array, pa.ChunkedArray):  # combine_chunks keeps chunks apart past 2 GiB
+        array = pa.concat_arrays(array.cast(pa.large_string()).chunks)
+    if isinstance(array.type, pa.DictionaryType):
+        array = array.dictionary_decode()
+    width = _offset_type(array.type)
+    if array.null_count:  # the bytes under a null may be anything
+        array = array.fill_null(b"" if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else "")
+    _, offsets, data = array.buffers()
+    if offsets is None or len(array) == 0:
+        return Text(np.zeros(len(array) + 1, np.int64), np.zeros(0, np.uint8))
+    ends = np.frombuffer(offsets, dtype=width)[array.offset : array.offset + len(array) + 1]
+    content = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, dtype=np.uint8)
+    return Text(ends.astype(np.int64), content)
+
+
+def _offset_type(kind: pa.DataType) -> type[np.signedinteger]:
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return np.int32
+    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        return np.int64
+    raise TypeError(f"text_of: expected a string or binary Arrow array, got {kind}; cast it first")
+
+
+def strings_of(offsets: Int64, data: UInt8) -> pa.LargeStringArray:
+    """An Arrow column of the strings `data[offsets[i]:offsets[i + 1]]`, without a copy (64-bit offsets)."""
+    return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))

@@ -1,0 +1,198 @@
+"""What a component is made of: batches come in; steps (map, fold, exchange, train) say what to do with them.
+
+A component is a short program over the corpus. Its `steps` method is a generator that yields the global
+results it needs (`Fold`, `Exchange`, `Train`; several at once as a list) and finally returns a `Map`. The
+engine runs the steps of all components side by side, stores every result, and replays the generator with
+the stored results wherever a step's functions are needed: on a worker, or after a restart. A program must
+therefore depend on nothing but its options, the `Pool` and the results it is sent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tamis.kernels.arrow import Text, text_of
+from tamis.kernels.words import Tokens, tokenize
+
+Summary = Mapping[str, npt.NDArray[Any]]
+Columns = Mapping[str, pa.Array | npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some documents of one shard, in memory: the columns a step reads, n rows, none of them unusable.
+
+    `text` and `tokens` are made at most once per batch and shared by all components of a pass.
+    """
+
+    table: pa.RecordBatch
+
+    def __getitem__(self, column: str) -> pa.Array:
+        return self.table.column(column)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def text(self) -> Text:
+        """The documents' UTF-8 bytes."""
+        return text_of(self["text"])
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Words and punctuation runs of the documents, lower-cased and hashed (see kernels/words.py)."""
+        return tokenize(self.text)
+
+    @cached_property
+    def doc_ids(self) -> Text:
+        """The documents' ids as UTF-8 bytes."""
+        return text_of(self["doc_id"])
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A set of documents beside the pool (a target, an evaluation set): files, or texts in memory.
+
+    paths : absolute paths, globs, directories or fsspec URLs; text, id : their column names.
+    texts : the documents themselves, when `paths` is empty.
+    """
+
+    paths: tuple[str, ...] = ()
+    text: str = "text"
+    id: str = "id"
+    texts: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a program may know of the corpus before its first step. rows: documents, bytes: stored bytes."""
+
+    name: str  # the component's name in this run (`as:`), which its columns carry
+    seed: int
+    rows: int
+    bytes: int
+
+
+def add(one: Summary, other: Summary) -> Summary:
+    """Entry by entry sums: the merge of counts."""
+    return {key: one[key] + other[key] for key in one}
+
+
+@dataclass(frozen=True)
+class Map:
+    """Batch → columns, one value per document.
+
+    reads : column names the batch will hold. writes : column name → Arrow type.
+    apply : batch → {column: array of n values}; a null or NaN is a missing value.
+    joins : decisions of an exchange; their columns join the batch, null where nothing was decided.
+    """
+
+    reads: Sequence[str]
+    writes: Mapping[str, pa.DataType]
+    apply: Callable[[Batch], Columns]
+    joins: Decisions | None = None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Batch → summary, merged exactly in any order: the result does not depend on shards, batches or workers.
+
+    summarize : batch (possibly empty) → {name: integer or boolean array}, floats only where `merge` is exact
+    for them (minimum, maximum, concatenation of what is sorted afterwards by the component).
+    merge : (summary, summary) → summary, associative and commutative up to what the component ignores.
+    over : the documents to fold; None is the pool.
+    """
+
+    reads: Sequence[str]
+    summarize: Callable[[Batch], Summary]
+    merge: Callable[[Summary, Summary], Summary] = add
+    over: Documents | None = None
+    joins: Decisions | None = None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Rows grouped by a key across shards; decisions travel back to the rows.
+
+    emit : batch → {"key": uint64, (n), and payload columns}; rows with equal `key` meet in one table.
+    decide : table with the payload and `row` (uint64), all rows of a range of keys, → table with `row` and the
+    `returns` columns, for those rows about which there is something to say. It must not depend on which other
+    keys are in the table, nor on the order of its rows.
+    """
+
+    reads: Sequence[str]
+    emit: Callable[[Batch], Columns]
+    decide: Callable[[pa.Table], pa.Table]
+    returns: Mapping[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The result of an exchange: a handle that a later Map or Fold names in `joins`."""
+
+    key: str
+    returns: Mapping[str, pa.DataType]
+
+
+class Workshop(Protocol):
+    """What a Train task gets: a folder to fill and documents to read."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def documents(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
+        """Batches of the pool (in shard order) or of other documents, with the step's columns."""
+        ...
+
+    def report(self, done: float, line: str) -> None:
+        """Progress for the terminal: the share done, in [0, 1], and one line of text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Train:
+    """Documents → a folder (a tokenizer, a model) and a small JSON result. One task, on a GPU where there is one.
+
+    reads : pool columns, as for a map. over : other documents it reads (their content is part of its key).
+    train : fills `workshop.folder`, returns a JSON-able dict; the engine adds its "folder". A task that was
+    killed finds its folder as it left it and should go on from there.
+    """
+
+    label: str
+    reads: Sequence[str]
+    train: Callable[[Workshop], dict[str, Any]]
+    over: Sequence[Documents] = ()
+    gpu: bool = True
+
+
+Step = Fold | Exchange | Train
+Steps = Generator[Any, Any, Map | None]
+
+
+class Component(ABC):
+    """Parent of the four families. Subclasses are frozen dataclasses whose fields are their YAML options."""
+
+    version: ClassVar[int] = 1  # raise it when results change
+    extra: ClassVar[str | None] = None  # the extra that brings its optional dependency
+
+    @property
+    def reads(self) -> Sequence[str]:
+        """Columns of the pool that must exist before the program starts."""
+        return ("text",)
+
+    @abstractmethod
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        """The columns that the final Map writes, when the component goes by `name`."""
+
+    @abstractmethod
+    def steps(self, pool: Pool) -> Steps:
+        """The program."""
