@@ -5,7 +5,7 @@ metadata of the installed distributions. Natural duplicates stay: vendored copie
 
 The rule. A text is dedented, its trailing spaces go, and it is a document when it has five words or more. Files in
 test folders, of more than 2 MB, or that do not parse are left out; so is tamis itself. A distribution gives at most
-16 MB of source, chosen by a hash of the path. The target domain is statistics and numerics (`NUMERICS`): half of its
+10 MB of source, chosen by a hash of the path. The target domain is statistics and numerics (`NUMERICS`): half of its
 documents become the target, the other half stays in the pool to be found. Which half a document joins is decided
 by a hash of its words, so copies stay together, and a document repeated outside the domain is no target.
 """
@@ -24,7 +24,7 @@ import sysconfig
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
@@ -40,16 +40,17 @@ TRAIN = ("target", "train.parquet")
 VALID = ("target", "valid.parquet")
 FEWEST_WORDS = 5
 LARGEST_FILE = 2_000_000  # bytes; what is larger is generated
-LARGEST_SHARE = 16_000_000  # bytes of source per distribution, so that none dominates; the domain is exempt
+LARGEST_SHARE = 10_000_000  # bytes of source per distribution, so that none dominates; the domain is exempt
 TESTS = frozenset({"test", "tests", "idle_test", "lib2to3", "__pycache__", "site-packages", "dist-packages"})
 LICENCE = re.compile(r"(licen[cs]e|copying|notice)", re.IGNORECASE)
 DOCUMENTERS = frozenset({"add_newdoc", "add_docstr", "add_docstr_all"})  # how numpy and torch document compiled code
 
 NUMERICS = (
     *("numpy/", "scipy/", "mpmath/", "statsmodels/", "sklearn/", "pyarrow/compute.py", "sympy/stats/"),
-    *("torch/distributions/", "torch/special/", "torch/linalg/", "torch/fft/", "dask/array/"),
+    *("torch/distributions/", "torch/special/", "torch/linalg/", "torch/fft/", "torch/_torch_docs.py", "dask/array/"),
     *(f"python/{name}.py" for name in ("statistics", "random", "decimal", "_pydecimal", "fractions", "numbers")),
 )
+OTHER_MATTERS = ("numpy/distutils/", "numpy/f2py/", "numpy/testing/", "numpy/typing/", "scipy/_lib/", "scipy/io/")
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "url", "metadata")])
 
@@ -76,12 +77,25 @@ class SampleFacts:
 
 @dataclass(frozen=True)
 class _Package:
-    """One distribution: its files as (path relative to its root, absolute path), and its description."""
+    """A distribution, or the standard library by its folder."""
 
     name: str
     version: str
-    files: tuple[tuple[str, Path], ...]
-    description: str = ""
+    place: Distribution | Path
+
+    def description(self) -> str:
+        """The text of its project page."""
+        if isinstance(self.place, Path):
+            return ""
+        metadata = self.place.metadata
+        return str(metadata["Description"] or metadata.get_payload() or "")  # type: ignore[attr-defined]
+
+    def files(self) -> list[tuple[str, Path]]:
+        """The files worth reading, by path: (path as ids show it, absolute path)."""
+        if isinstance(self.place, Path):
+            root = self.place
+            return _worth_reading((f"python/{path.relative_to(root).as_posix()}", path) for path in root.rglob("*.py"))
+        return _worth_reading((path.as_posix(), Path(str(path.locate()))) for path in self.place.files or ())
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class _Document:
 
     @property
     def in_domain(self) -> bool:
-        return self.kind == "docstring" and self.path.startswith(NUMERICS)
+        return self.kind == "docstring" and _is_numerics(self.path)
 
     def row(self) -> dict[str, str]:
         about = {"kind": self.kind, "version": self.package.version, "name": self.name}
@@ -122,7 +136,8 @@ def build_sample(
     report : called with (files read, files to read) now and then.
     """
     start = time.perf_counter()
-    packages = [*_installed(site), _standard_library(stdlib)]
+    library = stdlib or Path(sysconfig.get_path("stdlib"))
+    packages = [*_installed(site), _Package("python", platform.python_version(), library)]
     environment = {"version": VERSION, "packages": [[each.name, each.version] for each in packages]}
     manifest = _manifest(folder, environment)
     reused = manifest is not None
@@ -155,38 +170,32 @@ def _installed(site: Sequence[Path] | None) -> list[_Package]:
     for distribution in distributions(path=[str(root) for root in roots]):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
         if name not in ("", "tamis", *packages):
-            packages[name] = _package(name, distribution)
+            packages[name] = _Package(name, distribution.version, distribution)
     return [packages[name] for name in sorted(packages)]
 
 
-def _package(name: str, distribution: Distribution) -> _Package:
-    files = [(path.as_posix(), Path(str(path.locate()))) for path in distribution.files or ()]
-    description = distribution.metadata["Description"] or distribution.metadata.get_payload()  # type: ignore[attr-defined]
-    return _Package(name, distribution.version, _worth_reading(files), str(description or ""))
-
-
-def _standard_library(stdlib: Path | None) -> _Package:
-    root = stdlib or Path(sysconfig.get_path("stdlib"))
-    files = [(f"python/{path.relative_to(root).as_posix()}", path) for path in root.rglob("*.py")]
-    return _Package("python", platform.python_version(), _worth_reading(files))
-
-
-def _worth_reading(files: Sequence[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
-    """Python sources and licences, by path: no tests, nothing outside the root, at most LARGEST_SHARE of source."""
+def _worth_reading(files: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Python sources and licences: no tests, nothing outside the root, at most LARGEST_SHARE of source."""
     chosen, room = [], LARGEST_SHARE
     for path, place in sorted(files, key=lambda file: _hash(file[0])):
         parts = path.split("/")
+        if not path.endswith((".py", ".pyi")) and not _is_licence(path):
+            continue
         if parts[0] == ".." or TESTS.intersection(parts[:-1]):
             continue
         size = place.stat().st_size if place.is_file() else LARGEST_FILE
         if size >= LARGEST_FILE:
             continue
-        if _is_licence(path) or path.startswith(NUMERICS):
+        if _is_licence(path) or _is_numerics(path):
             chosen.append((path, place))
-        elif path.endswith((".py", ".pyi")) and size <= room:
+        elif size <= room:
             room -= size
             chosen.append((path, place))
-    return tuple(sorted(chosen))
+    return sorted(chosen)
+
+
+def _is_numerics(path: str) -> bool:
+    return path.startswith(NUMERICS) and not path.startswith(OTHER_MATTERS)
 
 
 def _is_licence(path: str) -> bool:
@@ -198,25 +207,28 @@ def _is_licence(path: str) -> bool:
 
 def _read(packages: Sequence[_Package], report: Callable[[int, int], None]) -> tuple[list[_Document], int]:
     """All documents of the packages, by id, and how many files could not be read."""
-    found: dict[str, _Document] = {}
-    total, done, unreadable = sum(len(package.files) for package in packages), 0, 0
+    files = [(package, path, place) for package in packages for path, place in package.files()]
+    found = {each.id: each for each in map(_description, packages)}
+    unreadable = 0
     with _parsing():
-        for package in packages:
-            description = _Document(
-                f"{package.name} {package.version}: description", _clean(package.description), package,
-                f"{package.name}-{package.version}.dist-info/METADATA", 0, "description", package.name,
-            )  # fmt: skip
-            found[description.id] = description
-            for path, place in package.files:
-                try:
-                    for document in _documents(package, path, place.read_bytes()):
-                        found.setdefault(document.id, document)
-                except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-                    unreadable += 1
-                done += 1
-                if done % 200 == 0 or done == total:
-                    report(done, total)
+        for done, (package, path, place) in enumerate(files):
+            if done % 256 == 0:
+                report(done, len(files))
+            try:
+                for document in _documents(package, path, place.read_bytes()):
+                    found.setdefault(document.id, document)
+            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+                unreadable += 1
+    report(len(files), len(files))
     return [found[each] for each in sorted(found) if _is_document(found[each].text)], unreadable
+
+
+def _description(package: _Package) -> _Document:
+    full_name = f"{package.name} {package.version}"
+    text = _clean(package.description())
+    return _Document(
+        f"{full_name}: description", text, package, f"{full_name}/METADATA", 0, "description", package.name
+    )
 
 
 def _documents(package: _Package, path: str, content: bytes) -> Iterator[_Document]:
