@@ -71,15 +71,44 @@ class Documents:
     id: str = "id"
     texts: tuple[str, ...] = field(default=(), repr=False)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """An option of this type may also be written as one path or a list of paths."""
+        from pydantic_core import core_schema
+
+        return core_schema.with_info_before_validator_function(_documents, handler(source))
+
+
+def _documents(value: Any, context: Any) -> Any:
+    """What stages.yaml says of a set of documents, with paths made absolute against the file's folder."""
+    settings = context.context or {}
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        value = {"texts" if settings.get("texts") else "paths": tuple(value)}
+    if isinstance(value, dict):
+        paths = value.get("paths", ())
+        paths = (paths,) if isinstance(paths, str) else tuple(paths)
+        value = {**value, "paths": tuple(absolute(path, settings.get("base", ".")) for path in paths)}
+    return value
+
+
+def absolute(path: str, base: str | Path) -> str:
+    """A path relative to `base` made absolute; a URL stays as it is."""
+    return path if "://" in path else str((Path(base) / Path(path).expanduser()).absolute())
+
 
 @dataclass(frozen=True)
 class Pool:
-    """What a program may know of the corpus before its first step. rows: documents, bytes: stored bytes."""
+    """What a program may know before its first step.
 
-    name: str  # the component's name in this run (`as:`), which its columns carry
+    name : what the component goes by in this run (`as:`); its columns carry it.
+    seed : the run's seed, for a component that says `seeded = True`; 0 for all others, so that they need not be
+    redone when the seed changes.
+    """
+
+    name: str
     seed: int
-    rows: int
-    bytes: int
 
 
 def add(one: Summary, other: Summary) -> Summary:
@@ -174,14 +203,23 @@ class Train:
     gpu: bool = True
 
 
+@dataclass(frozen=True)
+class Publish:
+    """A JSON document about the whole run, written to RUN/<file>: what a program returns instead of a map."""
+
+    file: str
+    content: Mapping[str, Any]
+
+
 Step = Fold | Exchange | Train
-Steps = Generator[Any, Any, Map | None]
+Steps = Generator[Any, Any, Map | Publish | None]
 
 
 class Component(ABC):
     """Parent of the four families. Subclasses are frozen dataclasses whose fields are their YAML options."""
 
     version: ClassVar[int] = 1  # raise it when results change
+    seeded: ClassVar[bool] = False  # whether `pool.seed` is the run's
     extra: ClassVar[str | None] = None  # the extra that brings its optional dependency
 
     @property

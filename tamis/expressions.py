@@ -1,0 +1,166 @@
+"""Row-wise DuckDB expressions over columns: `where:` and `score:`, checked on the syntax tree before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from tamis.errors import SpecError
+
+_REFUSED_CLASSES = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "PARAMETER": "a parameter", "STAR": "a star", "LAMBDA": "a lambda"}
+_VOLATILE = {"random", "uuid", "gen_random_uuid", "setseed", "now", "today", "current_date", "current_time", "current_timestamp",
+             "get_current_timestamp", "get_current_time", "nextval", "currval", "getenv", "getvariable", "current_setting", "read_text", "read_blob"}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _connection() -> duckdb.DuckDBPyConnection:
+    """A database without files, network, extensions or configuration."""
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    for setting in (
+        "SET enable_external_access = false",
+        "SET autoinstall_known_extensions = false",
+        "SET autoload_known_extensions = false",
+        "SET lock_configuration = true",
+    ):
+        connection.execute(setting)
+    return connection
+
+
+@lru_cache(maxsize=1)
+def _aggregates() -> frozenset[str]:
+    rows = _connection().execute(
+        "SELECT DISTINCT function_name, stability FROM duckdb_functions() "
+        "WHERE function_type IN ('aggregate', 'table', 'pragma') OR stability = 'VOLATILE'"
+    )
+    return frozenset(name for name, _ in rows.fetchall())
+
+
+def _value(sql: str) -> str:
+    return str(_connection().execute(sql).fetchall()[0][0])
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _tree(text: str) -> dict[str, Any]:
+    sql = f"SELECT {text}"
+    tree: dict[str, Any] = json.loads(_value(f"SELECT json_serialize_sql({_quoted(sql)})"))
+    if tree.get("error"):
+        raise SpecError(f"{text!r}: expected a DuckDB expression over columns, got: {tree.get('error_message')}")
+    statements = tree["statements"]
+    if len(statements) != 1:
+        raise SpecError(f"{text!r}: expected one expression, got {len(statements)} statements")
+    node = statements[0]["node"]
+    extra = [key for key in ("where_clause", "having", "qualify") if node.get(key)]
+    table = (node.get("from_table") or {}).get("type")
+    if extra or table not in (None, "EMPTY") or node.get("group_expressions") or len(node["select_list"]) != 1:
+        raise SpecError(f"{text!r}: expected one expression, got a query; leave out everything but the expression")
+    return tree
+
+
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "class" in node:
+            yield node
+        for value in node.values():
+            yield from _nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _nodes(value)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A deterministic expression over the columns of a document, e.g. `length > 100 and source = 'news'`.
+
+    Raises SpecError for what is not one: aggregates, windows, subqueries, random or file functions.
+    NaN is NULL inside (DuckDB would rank NaN above every number).
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        for node in _nodes(self._select):
+            refused = _REFUSED_CLASSES.get(node["class"])
+            name = str(node.get("function_name", "")).lower()
+            if node["class"] == "FUNCTION" and (name in _aggregates() or name in _VOLATILE):
+                refused = f"{name}()"
+            if refused:
+                raise SpecError(f"{self.text!r}: expected a row-wise, deterministic expression, got {refused}; compute it as a column first")
+
+    @cached_property
+    def _select(self) -> dict[str, Any]:
+        expression: dict[str, Any] = _tree(self.text)["statements"][0]["node"]["select_list"][0]
+        return expression
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads, sorted."""
+        names = {node["column_names"][-1] for node in _nodes(self._select) if node["class"] == "COLUMN_REF"}
+        return tuple(sorted(names))
+
+    @cached_property
+    def conjuncts(self) -> tuple[str, ...]:
+        """The parts of a top-level `and`, in order, as SQL; the whole text if there is none."""
+        top = self._select
+        if not (top["class"] == "CONJUNCTION" and top["type"] == "CONJUNCTION_AND"):
+            return (self.text,)
+        return tuple(_sql_of(child) for child in top["children"])
+
+    def over(self, table: pa.Table | pa.RecordBatch) -> pa.Array:
+        """Its value for every row of the table (a null where it is NULL)."""
+        return evaluate([self.text], table)[0]
+
+
+def _sql_of(expression: dict[str, Any]) -> str:
+    tree = _tree("1")
+    tree["statements"][0]["node"]["select_list"] = [expression]
+    sql = _value(f"SELECT json_deserialize_sql({_quoted(json.dumps(tree))})")
+    text = sql.removeprefix("SELECT ").strip()
+    return text[1:-1] if text.startswith("(") and text.endswith(")") and _balanced(text[1:-1]) else text
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def evaluate(texts: Sequence[str], table: pa.Table | pa.RecordBatch) -> list[pa.Array]:
+    """The values of several expressions for every row of the table, NaN taken as NULL."""
+    if table.num_rows == 0:
+        table = pa.Table.from_batches([], schema=table.schema)
+    elif isinstance(table, pa.RecordBatch):
+        table = pa.Table.from_batches([table])
+    connection = _connection()
+    columns = ", ".join(_nan_is_null(field) for field in table.schema) or "1"
+    chosen = ", ".join(f"({text}) AS e{i}" for i, text in enumerate(texts))
+    relation = connection.from_arrow(table)  # a relation by value: no name for a query to reach
+    result = relation.project(columns).project(chosen).to_arrow_table()
+    return [result.column(i).combine_chunks() for i in range(len(texts))]
+
+
+def _nan_is_null(field: pa.Field) -> str:
+    name = '"' + field.name.replace('"', '""') + '"'
+    if pa.types.is_floating(field.type):
+        return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
+    return name
+
+
+def kinds(texts: Sequence[str], schema: Mapping[str, pa.DataType]) -> list[pa.DataType]:
+    """The Arrow types of expressions over columns of these types. Raises SpecError when they do not type-check."""
+    empty = pa.schema(list(schema.items())).empty_table()
+    try:
+        return [array.type for array in evaluate(texts, empty)]
+    except duckdb.Error as error:
+        raise SpecError(f"{' ; '.join(texts)}: {str(error).splitlines()[0]}") from error

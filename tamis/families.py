@@ -1,0 +1,165 @@
+"""The four families of components: the folder is the registry, the file name is the name, the class is its config."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tamis.errors import SpecError
+from tamis.steps import Component, Documents
+
+FAMILIES = {"embed": "embedders", "deduplicate": "dedup", "score": "scorers", "select": "selectors"}
+_INTERNAL = {"pipeline": "pipeline.stages"}  # programs that the engine itself adds
+_ROOT = Path(__file__).parent
+
+
+def names(verb: str, folder: str | None = None) -> list[str]:
+    """The components of a family, sorted; a user's own folder joins them."""
+    found = {path.stem for path in _folder(verb).glob("*.py") if path.stem not in ("__init__", "base")}
+    if folder:
+        found |= {path.stem for path in Path(folder).glob("*.py") if _user_class(path, verb)}
+    return sorted(found)
+
+
+def _folder(verb: str) -> Path:
+    package = FAMILIES.get(verb) or _INTERNAL[verb]
+    return _ROOT.joinpath(*package.split("."))
+
+
+def find(verb: str, name: str, folder: str | None = None) -> type[Component]:
+    """The class of a component. Raises SpecError with what exists, and the likely meaning, if there is none."""
+    if folder and (own := Path(folder) / f"{name}.py").exists():
+        found = _user_class(own, verb)
+        if found:
+            return found
+    if not (_folder(verb) / f"{name}.py").exists():
+        known = names(verb, folder)
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise SpecError(f"{verb}: expected one of {', '.join(known)}, got {name!r}; {hint}see `tamis components`")
+    package = FAMILIES.get(verb) or _INTERNAL[verb]
+    module = importlib.import_module(f"tamis.{package}.{name}")
+    return _component_in(module, name)
+
+
+def _component_in(module: ModuleType, name: str) -> type[Component]:
+    own = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Component)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    ]
+    if len(own) != 1:
+        raise SpecError(f"{module.__file__}: expected one component class for {name!r}, got {[cls.__name__ for cls in own]}")
+    return own[0]
+
+
+@lru_cache(maxsize=256)
+def _user_class(path: Path, verb: str) -> type[Component] | None:
+    """The component in a user's file, if it belongs to this family; the file is imported once per process."""
+    label = f"tamis_components_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(label, path)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"{path}: expected a Python file with a component, got something that cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[label] = module
+    spec.loader.exec_module(module)
+    found = _component_in(module, path.stem)
+    base = importlib.import_module(f"tamis.{FAMILIES[verb]}.base")
+    parents = tuple(cls for cls in vars(base).values() if inspect.isclass(cls) and issubclass(cls, Component))
+    return found if issubclass(found, parents) and found.__mro__[1] is not Component else None
+
+
+def build(cls: type[Component], options: Mapping[str, Any], base: str | Path = ".", *, texts: bool = False) -> Component:
+    """A component from its options, checked: unknown, mistyped and out-of-range ones raise SpecError by name.
+
+    base : the folder that relative paths of `Documents` options start from. texts : lists of strings are
+    documents themselves rather than paths.
+    """
+    known = {field.name for field in fields(cls) if field.init}
+    for key in options:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), sorted(known), 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)) or 'no options'}"
+            raise SpecError(f"{key}: {_component_name(cls)} has no such option; {hint}")
+    try:
+        built: Component = TypeAdapter(cls).validate_python(dict(options), context={"base": str(base), "texts": texts})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or _component_name(cls)
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise SpecError(f"{where}: {_component_name(cls)} expects: {first['msg']}{got}") from error
+    return built
+
+
+def _component_name(cls: type[Component]) -> str:
+    return cls.__module__.rsplit(".", 1)[-1]
+
+
+def options_of(component: Component) -> dict[str, Any]:
+    """All options with their values, as JSON would hold them; `build` makes the same component of them."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(component)))  # type: ignore[call-overload]
+    return values
+
+
+def documents_in(value: Any) -> Iterator[Documents]:
+    """Every set of documents among a component's options."""
+    if isinstance(value, Documents):
+        yield value
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from documents_in(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from documents_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from documents_in(item)
+
+
+@lru_cache(maxsize=256)
+def code_digest(cls: type[Component]) -> str:
+    """Digest of the code behind a component, comments and docstrings aside: its module, its base, its kernels."""
+    module = sys.modules[cls.__module__]
+    seen: dict[str, str] = {}
+    _collect(Path(inspect.getfile(cls)), module.__name__, seen)
+    return hashlib.blake2b(json.dumps(sorted(seen.items())).encode(), digest_size=16).hexdigest()
+
+
+def _collect(path: Path, module: str, seen: dict[str, str]) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    label = module if module.startswith("tamis.") else path.stem
+    seen[label] = hashlib.blake2b(ast.dump(_without_docstrings(tree)).encode(), digest_size=16).hexdigest()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                if name not in seen and _counts(name) and (file := _ROOT.parent / (name.replace(".", "/") + ".py")).exists():
+                    _collect(file, name, seen)
+
+
+def _counts(module: str) -> bool:
+    return module.startswith(("tamis.kernels.", "tamis.models.", "tamis.seeds")) or module.endswith(".base")
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            node.body = body[1:]  # type: ignore[attr-defined]
+    return tree

@@ -1,0 +1,48 @@
+"""Summaries on disk: one file per shard, merged as a tree of fixed groups by tasks, never in the driver."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tamis.corpus import publish
+from tamis.errors import ContractError
+from tamis.steps import Fold, Summary, add
+
+GROUP_SHARDS = 64  # summaries merged by one task
+
+
+def save_summary(path: Path, summary: Summary) -> tuple[int, str]:
+    """Writes a summary as .npz (arrays only, nothing executable, the same bytes for the same values)."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{key: summary[key] for key in sorted(summary)})
+    return publish(path, buffer.getbuffer())
+
+
+def load_summary(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def checked_summary(summary: Summary, fold: Fold, label: str) -> Summary:
+    """The summary, if its merge is exact: floats may not be added up. Raises ContractError otherwise."""
+    for key, array in summary.items():
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            raise ContractError(f"{label}: summarize() promised plain arrays, returned {type(array).__name__} for {key!r}")
+        if fold.merge is add and array.dtype.kind not in "iub":
+            raise ContractError(
+                f"{label}: summarize() promised integers (sums of floats depend on their order), returned {array.dtype} "
+                f"for {key!r}; count in integers or fixed point, or give the fold an exact `merge`"
+            )
+    return summary
+
+
+def merge_files(fold: Fold, files: list[Path], target: Path) -> tuple[int, str]:
+    """Merges stored summaries, in the order given, into one file."""
+    merged = load_summary(files[0])
+    for file in files[1:]:
+        merged = dict(fold.merge(merged, load_summary(file)))
+    return save_summary(target, merged)
