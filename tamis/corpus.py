@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -166,7 +167,8 @@ def read_batches(
             columns=[names[name] for name in wanted],
             use_threads=False,
         )
-        for batch in batches:
+        nothing = pa.RecordBatch.from_pylist([], file.schema_arrow).select([names[name] for name in wanted])
+        for batch in chain(batches, () if shard.rows else (nothing,)):  # a shard without rows is one empty batch
             yield _canonical(batch, wanted, names, columns, shard, record)
             record += batch.num_rows
 

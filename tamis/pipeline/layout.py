@@ -1,0 +1,82 @@
+"""Where things are in a run directory, and the shard lists that tasks look up by content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tamis.corpus import Fields, Shard, layer_file, publish
+from tamis.pipeline.program import digest_of
+
+
+@dataclass(frozen=True)
+class CorpusRef:
+    """A surveyed set of shards, written to the run: what a task needs to find its documents."""
+
+    path: str  # of the shard list, relative to the run
+    fields: Fields
+    digest: str  # of the documents' content
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.path, "fields": vars(self.fields), "digest": self.digest}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> CorpusRef:
+        return cls(values["path"], Fields(**values["fields"]), values["digest"])
+
+    def shards(self, run: Path) -> dict[int, Shard]:
+        return _load_shards(str(run / self.path))
+
+
+@lru_cache(maxsize=16)
+def _load_shards(path: str) -> dict[int, Shard]:
+    shards = [Shard.from_json(values) for values in json.loads(Path(path).read_text(encoding="utf-8"))]
+    return {shard.number: shard for shard in shards}
+
+
+def save_shards(run: Path, name: str, shards: Sequence[Shard], fields: Fields) -> CorpusRef:
+    """Writes a shard list under a name that holds its digest, so that a task can keep it by name."""
+    ordered = sorted(shards, key=lambda shard: shard.number)
+    values = [shard.to_json() for shard in ordered]
+    path = f"shards/{name}-{digest_of(values)[:8]}.json"
+    publish(run / path, json.dumps(values).encode())
+    content = digest_of([shard.fingerprint for shard in ordered], vars(fields))
+    return CorpusRef(path, fields, content)
+
+
+def layer_folder(label: str, key: str) -> str:
+    return f"layers/{label}-{key[:8]}"
+
+
+def fold_folder(label: str, key: str) -> str:
+    return f"folds/{label}-{key[:8]}"
+
+
+def exchange_folder(label: str, key: str) -> str:
+    return f"folds/{label}-{key[:8]}"
+
+
+def model_folder(label: str, key: str) -> str:
+    return f"models/{label}-{key[:8]}"
+
+
+def summary_file(folder: str, shard_number: int) -> str:
+    return f"{folder}/{shard_number:06d}.npz"
+
+
+def emitted_file(folder: str, shard_number: int) -> str:
+    return f"{folder}/{shard_number:06d}.arrow"
+
+
+def decided_file(folder: str, partition: int) -> str:
+    return f"{folder}/decided-{partition:05d}.arrow"
+
+
+def quarantine_file(shard_number: int, key: str | None = None) -> str:
+    """RUN/quarantine/<shard>.jsonl for the documents themselves; with a key for what a component failed on."""
+    return f"quarantine/{shard_number:06d}{'.' + key[:8] if key else ''}.jsonl"
+
