@@ -61,14 +61,18 @@ def _slice(table: pa.Table, by: str, start: int, stop: int) -> pa.Table:
     return table.slice(first, last - first)
 
 
-def decide_partition(exchange: Exchange, files: list[Path], partition: int, partitions: int, target: Path, label: str) -> tuple[int, int, str]:
+def decide_partition(
+    exchange: Exchange, files: list[Path], partition: int, partitions: int, target: Path, label: str
+) -> tuple[int, int, str]:
     """Decides about all rows whose key is in one range of keys: (decisions, bytes, digest)."""
     start, stop = (partition << 64) // partitions, ((partition + 1) << 64) // partitions
     slices = [_slice(_mapped(file), "key", start, stop) for file in files]
     decided = exchange.decide(pa.concat_tables(slices).combine_chunks())
     expected = {"row": pa.uint64(), **exchange.returns}
     if set(decided.schema.names) != set(expected):
-        raise ContractError(f"{label}: decide() promised the columns {sorted(expected)}, returned {sorted(decided.schema.names)}")
+        raise ContractError(
+            f"{label}: decide() promised the columns {sorted(expected)}, returned {sorted(decided.schema.names)}"
+        )
     table = decided.select(list(expected)).cast(pa.schema(list(expected.items())))
     return table.num_rows, *write_sorted(target, table, "row")
 

@@ -18,7 +18,7 @@ GROUP_SHARDS = 64  # summaries merged by one task
 def save_summary(path: Path, summary: Summary) -> tuple[int, str]:
     """Writes a summary as .npz (arrays only, nothing executable, the same bytes for the same values)."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{key: summary[key] for key in sorted(summary)})
+    np.savez_compressed(buffer, **{key: summary[key] for key in sorted(summary)})
     return publish(path, buffer.getbuffer())
 
 
@@ -31,7 +31,9 @@ def checked_summary(summary: Summary, fold: Fold, label: str) -> Summary:
     """The summary, if its merge is exact: floats may not be added up. Raises ContractError otherwise."""
     for key, array in summary.items():
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
-            raise ContractError(f"{label}: summarize() promised plain arrays, returned {type(array).__name__} for {key!r}")
+            raise ContractError(
+                f"{label}: summarize() promised plain arrays, returned {type(array).__name__} for {key!r}"
+            )
         if fold.merge is add and array.dtype.kind not in "iub":
             raise ContractError(
                 f"{label}: summarize() promised integers (sums of floats depend on their order), returned {array.dtype} "

@@ -79,4 +79,3 @@ def decided_file(folder: str, partition: int) -> str:
 def quarantine_file(shard_number: int, key: str | None = None) -> str:
     """RUN/quarantine/<shard>.jsonl for the documents themselves; with a key for what a component failed on."""
     return f"quarantine/{shard_number:06d}{'.' + key[:8] if key else ''}.jsonl"
-

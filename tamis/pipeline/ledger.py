@@ -79,7 +79,9 @@ def _locked(path: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise LedgerError(f"{path.parent.parent}: another driver (process {holder}) is working in this run; wait for it, or give --out another folder") from error
+        raise LedgerError(
+            f"{path.parent.parent}: another driver (process {holder}) is working in this run; wait for it, or give --out another folder"
+        ) from error
     file.seek(0)
     file.truncate()
     file.write(str(os.getpid()))
@@ -98,5 +100,7 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 if number == len(lines) - 1:
                     continue  # torn by a kill; the work it stood for is done again
-                raise LedgerError(f"{path}:{number + 1}: expected a receipt, got {line[:60]!r}; restore the file or delete the run") from error
+                raise LedgerError(
+                    f"{path}:{number + 1}: expected a receipt, got {line[:60]!r}; restore the file or delete the run"
+                ) from error
             yield values

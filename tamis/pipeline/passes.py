@@ -85,7 +85,11 @@ class PassSpec:
     def save(self, run: Path) -> str:
         """Writes the pass under its digest; the path relative to the run."""
         text = json.dumps(
-            {"corpus": self.corpus.to_json(), "works": [work.to_json() for work in self.works], "batch_rows": self.batch_rows}
+            {
+                "corpus": self.corpus.to_json(),
+                "works": [work.to_json() for work in self.works],
+                "batch_rows": self.batch_rows,
+            }
         )
         path = f"passes/{digest_of(text)[:16]}.json"
         publish(run / path, text.encode())
@@ -151,7 +155,8 @@ def run_shards(run: str, pass_path: str, todo: tuple[int, ...], numbers: tuple[i
 def _run_shard(run: Path, spec: PassSpec, works: Sequence[Work], shard: Shard) -> list[Receipt]:
     began = time.perf_counter()
     outputs = [_output_for(work, run, shard) for work in works]
-    beside = _Beside(run, works, shard)
+    sources = {column: folder for work in works for column, folder in work.inputs.items()}
+    beside = Beside(run, sources, shard, works)
     position = 0
     unusable: list[dict[str, Any]] = []
     documents = read_batches(shard, spec.corpus.fields, beside.document_columns, spec.batch_rows)
@@ -163,7 +168,9 @@ def _run_shard(run: Path, spec: PassSpec, works: Sequence[Work], shard: Shard) -
             output.take(table, usable, shared, position, beside)
         position += record_batch.num_rows
     if position != shard.rows:
-        raise OSError(f"{shard.label}: expected {shard.rows} documents, read {position}; the file changed under the run")
+        raise OSError(
+            f"{shard.label}: expected {shard.rows} documents, read {position}; the file changed under the run"
+        )
     seconds = (time.perf_counter() - began) / max(1, len(outputs))
     receipts = [output.finish(seconds) for output in outputs]
     if "text" in beside.document_columns:
@@ -204,18 +211,19 @@ def quarantined_rows(run: Path, shard: Shard, keys: Sequence[str]) -> pa.Array:
     return pa.array(flags)
 
 
-class _Beside:
+class Beside:
     """The columns of a shard that are not in the documents: layers, and decisions of exchanges."""
 
-    def __init__(self, run: Path, works: Sequence[Work], shard: Shard) -> None:
-        sources = {column: folder for work in works for column, folder in work.inputs.items()}
+    def __init__(self, run: Path, sources: Mapping[str, str], shard: Shard, works: Sequence[Work] = ()) -> None:
         wanted = [column for column, folder in sources.items() if not folder]
         self.document_columns = list(dict.fromkeys([*wanted, "doc_id"]))  # ids name what fails
         self._layers = pa.table({"row": row_numbers(shard.number, shard.rows)})
         for folder in sorted({folder for folder in sources.values() if folder}):
             if folder.startswith(QUARANTINE):
                 keys = folder.removeprefix(QUARANTINE).split(",")
-                self._layers = self._layers.append_column("quarantined", quarantined_rows(run, shard, [key for key in keys if key]))
+                self._layers = self._layers.append_column(
+                    "quarantined", quarantined_rows(run, shard, [key for key in keys if key])
+                )
                 continue
             columns = [column for column, origin in sources.items() if origin == folder]
             layer = read_layer(run / folder / layer_file(shard.number), columns)
@@ -254,9 +262,11 @@ class _Output:
         self.step = work.step(run)
         self.where = Expression(work.program.where) if work.program.where else None
         self.failed: list[dict[str, Any]] = []
-        self.given = 0
+        self.given = self.unusable = self.left_out = 0
 
-    def take(self, table: pa.RecordBatch, usable: pa.BooleanArray, shared: dict[str, Batch], position: int, beside: _Beside) -> None:
+    def take(
+        self, table: pa.RecordBatch, usable: pa.BooleanArray, shared: dict[str, Batch], position: int, beside: Beside
+    ) -> None:
         """Applies the step to the usable documents of one batch that its `where:` lets through."""
         if self.work.joins:
             table = beside.decided(table, self.work.joins, position)
@@ -268,6 +278,8 @@ class _Output:
             shared[name] = Batch(table if chosen.true_count == len(chosen) else table.filter(chosen))
         batch = shared[name]
         self.given += len(batch)
+        self.unusable += len(usable) - usable.true_count
+        self.left_out += usable.true_count - len(batch)
         self.guarded(batch)
 
     def guarded(self, batch: Batch) -> None:
@@ -321,6 +333,7 @@ class _Output:
         return Receipt(
             self.work.key, str(self.shard.number), self.shard.fingerprint, self.shard.rows, self.given - failed,
             failed, size, digest, round(seconds, 4), worker_name(), self.work.label,
+            {"unusable": self.unusable, "left_out": self.left_out},
         )  # fmt: skip
 
 
@@ -361,7 +374,9 @@ def checked_columns(columns: Columns, writes: Mapping[str, pa.DataType], rows: i
     return arrays
 
 
-def scattered(columns: Mapping[str, Sequence[pa.Array]], writes: Mapping[str, pa.DataType], rows: Sequence[pa.Array], shard: Shard) -> pa.Table:
+def scattered(
+    columns: Mapping[str, Sequence[pa.Array]], writes: Mapping[str, pa.DataType], rows: Sequence[pa.Array], shard: Shard
+) -> pa.Table:
     """A whole shard's layer from the rows that have values: null elsewhere, in shard order, with `row`."""
     known = pa.chunked_array(rows, pa.uint64()) if rows else pa.chunked_array([], pa.uint64())
     arrays = {name: pa.chunked_array(columns[name], kind).combine_chunks() for name, kind in writes.items()}
@@ -411,7 +426,11 @@ class _ExchangeOutput(_Output):
         return write_sorted(self.run / emitted_file(self.work.folder, self.shard.number), table, "key")
 
 
-_OUTPUTS: dict[str, Callable[[Work, Path, Shard], _Output]] = {"map": _MapOutput, "fold": _FoldOutput, "exchange": _ExchangeOutput}
+_OUTPUTS: dict[str, Callable[[Work, Path, Shard], _Output]] = {
+    "map": _MapOutput,
+    "fold": _FoldOutput,
+    "exchange": _ExchangeOutput,
+}
 
 
 def _output_for(work: Work, run: Path, shard: Shard) -> _Output:

@@ -55,7 +55,9 @@ class ProgramSpec:
         beside = [contents[documents_key(documents)] for documents in documents_in(component)]
         options = _without_paths(json.loads(self.options))
         pool = self.pool()
-        return digest_of(self.verb, self.component, component.version, options, beside, pool.name, pool.seed, self.where)
+        return digest_of(
+            self.verb, self.component, component.version, options, beside, pool.name, pool.seed, self.where
+        )
 
     def code(self) -> str:
         return code_digest(type(self.build()))
@@ -93,7 +95,10 @@ class Ref:
         if self.kind == "exchange":
             assert isinstance(step, Exchange)
             return Decisions(self.path, step.returns)
-        return {**json.loads((run / self.path / "result.json").read_text(encoding="utf-8")), "folder": str(run / self.path)}
+        return {
+            **json.loads((run / self.path / "result.json").read_text(encoding="utf-8")),
+            "folder": str(run / self.path),
+        }
 
 
 Round = tuple[Ref, ...]  # the results of the steps that were yielded together
@@ -147,5 +152,7 @@ class LiveProgram:
         together = isinstance(yielded, (list, tuple))
         steps = tuple(yielded) if together else (yielded,)
         if not steps or not all(isinstance(step, (Fold, Exchange, Train)) for step in steps):
-            raise ContractError(f"{self.spec.label}: steps() must yield Fold, Exchange or Train (or a list of them), got {yielded!r}; a Map is returned")
+            raise ContractError(
+                f"{self.spec.label}: steps() must yield Fold, Exchange or Train (or a list of them), got {yielded!r}; a Map is returned"
+            )
         return Position(steps, together)

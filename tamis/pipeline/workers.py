@@ -15,7 +15,10 @@ from tamis.errors import SpecError, TamisError
 
 RETRIES = 2
 WINDOW_PER_WORKER = 4  # futures in flight per worker: enough to never starve one, few enough for the scheduler
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")}
+ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,13 @@ class Dask:
     """
 
     def __init__(
-        self, workers: int | None = None, *, scheduler: str | None = None, cluster: str | None = None, options: Mapping[str, Any] | None = None, dashboard: bool = False
+        self,
+        workers: int | None = None,
+        *,
+        scheduler: str | None = None,
+        cluster: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        dashboard: bool = False,
     ) -> None:
         self._wanted = workers or os.cpu_count() or 1
         self._scheduler = scheduler
@@ -129,7 +138,9 @@ class Dask:
 
     @property
     def slots(self) -> int:
-        return max(1, sum(worker["nthreads"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values()))
+        return max(
+            1, sum(worker["nthreads"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values())
+        )
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         from distributed import as_completed
@@ -141,20 +152,30 @@ class Dask:
 
         def submit(task: Task, attempt: int) -> Any:
             resources = {"GPU": 1} if task.gpu and gpus else None
-            future = self._client.submit(task.function, *task.arguments, pure=False, resources=resources, key=f"{task.label}-{id(task)}-{attempt}-{time.monotonic_ns()}")
+            future = self._client.submit(
+                task.function,
+                *task.arguments,
+                pure=False,
+                resources=resources,
+                key=f"{task.label}-{id(task)}-{attempt}-{time.monotonic_ns()}",
+            )
             in_flight[future] = (task, attempt)
             return future
 
         completed = as_completed(with_results=False)
         window = WINDOW_PER_WORKER * self.slots
         while True:
-            while len(in_flight) < window and (task := waiting.popleft() if waiting else next(source, None)) is not None:
+            while (
+                len(in_flight) < window and (task := waiting.popleft() if waiting else next(source, None)) is not None
+            ):
                 completed.add(submit(task, 0))
             if not in_flight:
                 return
             future = next(completed)
             task, attempt = in_flight.pop(future)
-            error = future.exception() if future.status != "cancelled" else RuntimeError("the scheduler cancelled the task")
+            error = (
+                future.exception() if future.status != "cancelled" else RuntimeError("the scheduler cancelled the task")
+            )
             if error is None:
                 yield Outcome(task, future.result())
             elif isinstance(error, TamisError) or attempt >= RETRIES or type(error).__name__ == "KilledWorker":
@@ -179,7 +200,9 @@ def _cluster_class(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SpecError(f"cluster: expected the import path of a Dask cluster class such as dask_jobqueue.SLURMCluster, got {path!r}: {error}") from error
+        raise SpecError(
+            f"cluster: expected the import path of a Dask cluster class such as dask_jobqueue.SLURMCluster, got {path!r}: {error}"
+        ) from error
 
 
 def _has_gpu() -> bool:
