@@ -1,4 +1,4 @@
-"""The only door between Arrow and the kernels: slices, 32 and 64-bit offsets, chunks and nulls are dealt with here, once."""
+"""The only door between Arrow and the kernels: slices, 32 and 64-bit offsets, chunks and nulls, dealt with once."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,14 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 UInt8 = npt.NDArray[np.uint8]
 
+NO_BYTES: UInt8 = np.frombuffer(b"", np.uint8)  # read-only like all text: one compiled kernel serves all
+
 
 class Text(NamedTuple):
     """n strings as raw UTF-8: string i is `data[offsets[i]:offsets[i + 1]]`.
 
     offsets : int64, (n + 1), not falling; offsets[0] need not be 0.
-    data : uint8, at least offsets[n] bytes; read-only when it views an Arrow buffer.
+    data : uint8, at least offsets[n] bytes, read-only.
     """
 
     offsets: Int64
@@ -41,9 +43,9 @@ def text_of(array: pa.Array | pa.ChunkedArray) -> Text:
         array = array.fill_null(b"" if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else "")
     _, offsets, data = array.buffers()
     if offsets is None or len(array) == 0:
-        return Text(np.zeros(len(array) + 1, np.int64), np.zeros(0, np.uint8))
+        return Text(np.zeros(len(array) + 1, np.int64), NO_BYTES)
     ends = np.frombuffer(offsets, dtype=width)[array.offset : array.offset + len(array) + 1]
-    content = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, dtype=np.uint8)
+    content = NO_BYTES if data is None else np.frombuffer(data, dtype=np.uint8)
     return Text(ends.astype(np.int64), content)
 
 

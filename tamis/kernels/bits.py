@@ -7,11 +7,12 @@ CPU wheels for).
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
 from numba.extending import intrinsic
 
 from tamis.kernels.arrow import UInt8
+from tamis.kernels.kernel import kernel
 
 HIGH_BITS = np.uint64(0x8080808080808080)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, odd
@@ -19,8 +20,8 @@ MIX_A = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's two multipliers (Steele, L
 MIX_B = np.uint64(0x94D049BB133111EB)
 
 
-@intrinsic
-def load8(_: Any, data: Any, index: Any) -> Any:
+@intrinsic  # type: ignore[untyped-decorator]
+def load8(_: Any, data: Any, index: Any) -> Any:  # noqa: ARG001
     """data[index:index + 8] of a uint8 array as one uint64; the caller answers for the bounds."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -32,8 +33,8 @@ def load8(_: Any, data: Any, index: Any) -> Any:
     return types.uint64(data, types.intp), generate
 
 
-@intrinsic
-def trailing_zeros(_: Any, word: Any) -> Any:
+@intrinsic  # type: ignore[untyped-decorator]
+def trailing_zeros(_: Any, word: Any) -> Any:  # noqa: ARG001
     """The number of zero bits below the lowest one bit of a uint64; 64 for zero."""
 
     def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
@@ -42,7 +43,7 @@ def trailing_zeros(_: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def load_tail(data: UInt8, i: int, end: int) -> np.uint64:
     """data[i:end] (at most 8 bytes) as one uint64, zeros above."""
     word = np.uint64(0)
@@ -51,7 +52,7 @@ def load_tail(data: UInt8, i: int, end: int) -> np.uint64:
     return word
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def mix(h: np.uint64) -> np.uint64:
     """A one-to-one scrambling of 64 bits. Source: splitmix64's finaliser (Steele, Lea, Flood 2014)."""
     h = (h ^ (h >> np.uint64(30))) * MIX_A
@@ -59,7 +60,7 @@ def mix(h: np.uint64) -> np.uint64:
     return h ^ (h >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def absorb(h: np.uint64, word: np.uint64) -> np.uint64:
     """State `h` after eight more bytes; one-to-one in each argument."""
     h = (h ^ word) * GOLDEN

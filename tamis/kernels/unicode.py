@@ -1,31 +1,34 @@
 """Decoding, character entries and normal form C, from the committed table of kernels/unicode_table.py."""
 
+import re
 import unicodedata
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from tamis.kernels.arrow import Int64, Text, UInt8
+from tamis.kernels.arrow import Text, UInt8
 from tamis.kernels.bits import HIGH_BITS, load8
+from tamis.kernels.kernel import kernel
 from tamis.kernels.unicode_table import NEVER_NFC, UNASSIGNED, Table, load_table
 
 TABLE = load_table()
 REPLACEMENT = 0xFFFD
+WIDE_RUN = re.compile(r"[\0-\x7f]?[^\0-\x7f]+")  # characters composed with or moved past stay inside
 
 
-@njit(cache=True, nogil=True)
-def entry_of(blocks: npt.NDArray[np.int32], entries: npt.NDArray[np.int32], point: int) -> int:
+@kernel
+def entry_of(table: Table, point: int) -> int:
     """The table entry of one code point."""
-    return entries[(blocks[point >> 7] << 7) | (point & 127)]
+    return table.entries[(table.blocks[point >> 7] << 7) | (point & 127)]  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode(data: UInt8, i: int, end: int) -> tuple[int, int]:
     """(code point, bytes) at data[i:end]; a byte that starts no UTF-8 sequence is U+FFFD of one byte."""
     a = np.int64(data[i])
     if a < 0x80:
-        return a, 1
+        return a, 1  # type: ignore[return-value]
     size = 2 if a < 0xE0 else 3 if a < 0xF0 else 4
     if a < 0xC2 or a > 0xF4 or i + size > end:
         return REPLACEMENT, 1
@@ -37,20 +40,19 @@ def decode(data: UInt8, i: int, end: int) -> tuple[int, int]:
         point = (point << 6) | (b & 0x3F)
     if point > 0x10FFFF:
         return REPLACEMENT, 1
-    return point, size
+    return point, size  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
-def unsure_nfc(
-    offsets: Int64, data: UInt8, blocks: npt.NDArray[np.int32], entries: npt.NDArray[np.int32]
-) -> npt.NDArray[np.bool_]:
+@kernel
+def unsure_nfc(text: Text, table: Table) -> npt.NDArray[np.bool_]:
     """Which documents fail the NFC quick check: bool, (n); the others are certainly in normal form.
 
     Source: Unicode Standard Annex 15, section 9.
     """
-    out = np.zeros(len(offsets) - 1, np.bool_)
+    data = text.data
+    out = np.zeros(len(text.offsets) - 1, np.bool_)
     for d in range(len(out)):
-        i, end = offsets[d], offsets[d + 1]
+        i, end = text.offsets[d], text.offsets[d + 1]
         last_class = 0
         while i < end:
             if data[i] < 0x80:
@@ -60,7 +62,7 @@ def unsure_nfc(
                     i += 8
                 continue
             point, size = decode(data, i, end)
-            entry = entry_of(blocks, entries, point)
+            entry = entry_of(table, point)
             combining = (entry >> 4) & 0xFF
             if entry & NEVER_NFC or (combining != 0 and combining < last_class):
                 out[d] = True
@@ -75,7 +77,7 @@ def nfc(text: Text) -> Text:
 
     A document with invalid UTF-8 keeps its bytes. The normal form is that of the table's Unicode version.
     """
-    unsure = np.flatnonzero(unsure_nfc(text.offsets, text.data, *TABLE))
+    unsure = np.flatnonzero(unsure_nfc(text, TABLE))
     pieces: list[bytes | memoryview] = []
     growth = np.zeros(len(text), np.int64)
     copied = int(text.offsets[0])
@@ -99,11 +101,24 @@ def _normalize(old: bytes) -> bytes:
         characters = old.decode()
     except UnicodeDecodeError:
         return old
+    parts = _newer().split(characters) if _has_unassigned(characters) else [characters]
+    parts[::2] = [WIDE_RUN.sub(_compose, part) for part in parts[::2]]  # nothing moves across a newer character
+    return "".join(parts).encode()
+
+
+def _has_unassigned(characters: str) -> bool:
     points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
-    entries = TABLE.entries[(TABLE.blocks[points >> 7] << 7) | (points & 127)]
-    pieces, start = [], 0
-    for i in np.flatnonzero(entries & UNASSIGNED):  # newer characters stay, and nothing moves across them
-        pieces += [unicodedata.normalize("NFC", characters[start:i]), characters[i]]
-        start = i + 1
-    pieces.append(unicodedata.normalize("NFC", characters[start:]))
-    return "".join(pieces).encode()
+    points = points[points >= 0x80]
+    return bool((TABLE.entries[(TABLE.blocks[points >> 7] << 7) | (points & 127)] & UNASSIGNED).any())
+
+
+def _compose(run: re.Match[str]) -> str:
+    return unicodedata.normalize("NFC", run[0])
+
+
+@cache
+def _newer() -> re.Pattern[str]:
+    """A character that the table does not know (a newer Python might)."""
+    unknown = (TABLE.entries.reshape(-1, 128)[TABLE.blocks].ravel() & UNASSIGNED) != 0
+    edges = np.flatnonzero(np.diff(unknown, prepend=False, append=False)).reshape(-1, 2)
+    return re.compile("([" + "".join(f"{chr(first)}-{chr(after - 1)}" for first, after in edges.tolist()) + "])")

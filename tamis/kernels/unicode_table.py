@@ -1,8 +1,8 @@
-"""Character classes, lower case and normal form from one committed table, whatever Python runs.
+r"""Character classes, lower case and normal form from one committed table, whatever Python runs.
 
 An entry is an int32: bits 0 and 1 class (OTHER, WORD, SPACE), bit 2 "may not be in normal form C", bit 3 unassigned,
 bits 4 to 11 canonical combining class, bits 12 and up the signed distance to the lower-case code point.
-WORD is Python's `\\w` (alphanumeric or underscore), SPACE is `str.isspace`. Lower case is one code point for one:
+WORD is Python's `\w` (alphanumeric or underscore), SPACE is `str.isspace`. Lower case is one code point for one:
 İ (U+0130) becomes a plain i, and a capital sigma becomes σ wherever it stands.
 
 `python -m tamis.kernels.unicode_table` writes unicode.bin. The committed file holds Unicode 14.0, as in Python 3.11,
@@ -59,7 +59,7 @@ def second_halves() -> set[int]:
     seconds = set(HANGUL_VOWELS_AND_TAILS)
     for point in range(POINTS):
         parts = unicodedata.decomposition(chr(point)).split()
-        if len(parts) == 2 and unicodedata.is_normalized("NFC", chr(point)):
+        if len(parts) == 2 and parts[0][0] != "<" and unicodedata.is_normalized("NFC", chr(point)):
             seconds.add(int(parts[1], 16))
     return seconds
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from tamis.kernels.arrow import Int64, Text, UInt8, UInt64
 from tamis.kernels.bits import GOLDEN, HIGH_BITS, absorb, load8, load_tail, mix, trailing_zeros
+from tamis.kernels.kernel import kernel
 from tamis.kernels.unicode import TABLE, decode, entry_of, nfc
-from tamis.kernels.unicode_table import KIND, SPACE, WORD
+from tamis.kernels.unicode_table import KIND, SPACE, WORD, Table
 
 Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
@@ -44,6 +44,16 @@ class Tokens(NamedTuple):
         return len(self.document) - 1
 
 
+class _Columns(NamedTuple):
+    """Room for tokens, as in `Tokens`."""
+
+    hash: UInt64
+    start: Int64
+    bytes: Int32
+    chars: Int32
+    is_word: Bool
+
+
 def tokenize(text: Text) -> Tokens:
     """The tokens of all documents. Raises ValueError for a batch of 2 GiB or more."""
     text = nfc(text)
@@ -52,38 +62,39 @@ def tokenize(text: Text) -> Tokens:
         raise ValueError(f"tokenize: a batch is less than 2 GiB, got {size} bytes; read smaller batches")
     document = np.zeros(len(text) + 1, np.int64)
     columns = _columns(size // LEAST_BYTES_PER_TOKEN + 64)
-    done, count = 0, 0
-    while True:
-        done, count = _tokenize(*text, *TABLE, done, count, document, *columns)
-        if done == len(text):
-            return Tokens(document, *(column[:count] for column in columns), text)  # type: ignore[arg-type]
-        larger = _columns(2 * len(columns[0]))
-        for old, new in zip(columns, larger, strict=True):
-            new[:count] = old[:count]
-        columns = larger
+    done = 0
+    while done < len(text):
+        done = _tokenize(text, TABLE, document, done, columns)
+        if done < len(text):
+            columns = _grown(columns, document[done])
+    return Tokens(document, *(column[: document[-1]] for column in columns), text=text)  # type: ignore[arg-type,misc]
 
 
-def _columns(capacity: int) -> tuple[UInt64, Int64, Int32, Int32, Bool]:
-    return (
-        np.empty(capacity, np.uint64),
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int32),
-        np.empty(capacity, np.int32),
-        np.empty(capacity, np.bool_),
-    )
+def _columns(capacity: int) -> _Columns:
+    kinds = (np.uint64, np.int64, np.int32, np.int32, np.bool_)
+    return _Columns(*(np.empty(capacity, kind) for kind in kinds))  # type: ignore[arg-type]
+
+
+def _grown(columns: _Columns, used: int) -> _Columns:
+    larger = _columns(2 * len(columns.hash))
+    for old, new in zip(columns, larger, strict=True):
+        new[:used] = old[:used]  # type: ignore[index]
+    return larger
 
 
 LOW_BITS = ~HIGH_BITS
+FIRST = np.uint64(0x80)
+BELOW = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def between(word: np.uint64, first: int, last: int) -> np.uint64:
     """The high bit of each byte of `word` (all below 128) that lies in first..last."""
     ones = np.uint64(0x0101010101010101)
     return (word + ones * np.uint64(128 - first)) & ~(word + ones * np.uint64(127 - last)) & HIGH_BITS
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ascii_words(word: np.uint64) -> np.uint64:
     """The high bit of each byte that is an ASCII letter, digit or underscore."""
     low = word & LOW_BITS
@@ -91,27 +102,27 @@ def ascii_words(word: np.uint64) -> np.uint64:
     return (letters | between(low, 0x30, 0x39) | between(low, 0x5F, 0x5F)) & ~word
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ascii_spaces(word: np.uint64) -> np.uint64:
     """The high bit of each byte that is ASCII white space (as `str.isspace` has it)."""
     low = word & LOW_BITS
     return (between(low, 0x09, 0x0D) | between(low, 0x1C, 0x20)) & ~word
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ascii_lower(word: np.uint64) -> np.uint64:
     """The same bytes with A to Z in lower case."""
     return word | ((between(word & LOW_BITS, 0x41, 0x5A) & ~word) >> np.uint64(2))
 
 
-@njit(cache=True, nogil=True)
-def wide_token(data: UInt8, i: int, end: int, blocks: Int32, entries: Int32) -> tuple[int, int, np.uint64, int]:
+@kernel
+def wide_token(data: UInt8, i: int, end: int, table: Table) -> tuple[int, int, np.uint64, int]:
     """(end, code points, hash, class) of the token that starts at data[i], one code point at a time.
 
     White space is returned as a token too, of class SPACE.
     """
     point, size = decode(data, i, end)
-    entry = entry_of(blocks, entries, point)
+    entry = entry_of(table, point)
     kind = entry & KIND
     state, word, filled, length, chars = GOLDEN, np.uint64(0), 0, 0, 0
     while entry & KIND == kind:
@@ -135,77 +146,67 @@ def wide_token(data: UInt8, i: int, end: int, blocks: Int32, entries: Int32) -> 
         if i >= end:
             break
         point, size = decode(data, i, end)
-        entry = entry_of(blocks, entries, point)
+        entry = entry_of(table, point)
     if filled:
         state = absorb(state, word)
     return i, chars, mix(state ^ np.uint64(length)), kind
 
 
-@njit(cache=True, nogil=True)
-def _tokenize(
-    offsets: Int64,
-    data: UInt8,
-    blocks: Int32,
-    entries: Int32,
-    done: int,
-    count: int,
-    document: Int64,
-    hashes: UInt64,
-    starts: Int64,
-    sizes: Int32,
-    chars: Int32,
-    is_word: Bool,
-) -> tuple[int, int]:
-    """Tokens of the documents from `done` on: (documents done, tokens so far); stops before a document that overflows."""
-    capacity = len(hashes)
-    for d in range(done, len(offsets) - 1):
-        i, end = offsets[d], offsets[d + 1]
+@kernel
+def _stops(word: np.uint64, words: np.uint64, spaces: np.uint64, is_letters: bool, left: int) -> tuple[np.uint64, int]:
+    """The bytes that end a run of letters (or of symbols), and how many come before the first of them."""
+    members = words if is_letters else ~(words | spaces | word)
+    stops = ~members & HIGH_BITS
+    if left < 8:
+        stops |= HIGH_BITS << np.uint64(8 * left)
+    return stops, np.int64(trailing_zeros(stops)) >> 3  # type: ignore[return-value]
+
+
+@kernel
+def _tokenize(text: Text, table: Table, document: Int64, done: int, columns: _Columns) -> int:
+    """Tokens of the documents from `done` on; the number of documents done, stopping before one that overflows."""
+    data = text.data
+    count = document[done]
+    for d in range(done, len(text.offsets) - 1):
+        i, end = text.offsets[d], text.offsets[d + 1]
         while i < end:
             begin = i
-            state, kind_of_word, is_wide, is_done = GOLDEN, False, False, False
-            members = np.uint64(0)
-            while not is_done:
-                left = end - i
-                word = load8(data, i) if left >= 8 else load_tail(data, i, end)
-                words = ascii_words(word)
-                spaces = ascii_spaces(word)
-                if i == begin:
-                    if spaces & np.uint64(0x80):
-                        break
-                    kind_of_word = words & np.uint64(0x80) != 0
-                members = words if kind_of_word else ~(words | spaces | word)
-                stops = ~members & HIGH_BITS
-                if left < 8:
-                    stops |= HIGH_BITS << np.uint64(8 * left)
-                taken = np.int64(trailing_zeros(stops)) >> 3
-                if taken == 8:
-                    state = absorb(state, ascii_lower(word))
-                    i += 8
-                    is_done = i == end
-                    continue
-                if taken:
-                    state = absorb(state, ascii_lower(word) & ((np.uint64(1) << np.uint64(8 * taken)) - np.uint64(1)))
-                    i += taken
-                is_wide = (word >> np.uint64(8 * taken)) & np.uint64(0x80) != 0 and taken < left
-                is_done = True
-            if not is_done:
-                i += 1  # ASCII white space
+            left = end - i
+            word = load8(data, i) if left >= 8 else load_tail(data, i, end)
+            words, spaces = ascii_words(word), ascii_spaces(word)
+            if spaces & FIRST:
+                i += 1
                 continue
-            if is_wide:
-                i, points, digest, kind = wide_token(data, begin, end, blocks, entries)
+            is_letters = words & FIRST != 0
+            stops, taken = _stops(word, words, spaces, is_letters, left)
+            state = absorb(GOLDEN, ascii_lower(word) & BELOW[taken])
+            while taken == 8 and left > 8:
+                i += 8
+                left -= 8
+                word = load8(data, i) if left >= 8 else load_tail(data, i, end)
+                words, spaces = ascii_words(word), ascii_spaces(word)
+                stops, taken = _stops(word, words, spaces, is_letters, left)
+                if taken:
+                    state = absorb(state, ascii_lower(word) & BELOW[taken])
+            i += taken
+            points = i - begin
+            if i < end and (word & stops) >> np.uint64(8 * taken) & FIRST != 0:
+                i, points, digest, kind = wide_token(data, begin, end, table)
                 if kind == SPACE:
                     continue
-                kind_of_word = kind == WORD
+                is_letters = kind == WORD
+                after = i
             else:
-                points = i - begin
                 digest = mix(state ^ np.uint64(points))
-            if count == capacity:
-                return d, document[d]
-            hashes[count] = digest
-            starts[count] = begin
-            sizes[count] = i - begin
-            chars[count] = points
-            is_word[count] = kind_of_word
+                after = i + np.int64((spaces >> np.uint64(8 * taken + 7)) & np.uint64(1)) if left > taken else i
+            if count == len(columns.hash):
+                return d
+            columns.hash[count] = digest
+            columns.start[count] = begin
+            columns.bytes[count] = i - begin
+            columns.chars[count] = points
+            columns.is_word[count] = is_letters
             count += 1
+            i = after
         document[d + 1] = count
-    return len(offsets) - 1, count
+    return len(text.offsets) - 1
