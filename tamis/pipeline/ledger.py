@@ -25,6 +25,7 @@ class Ledger:
         self._folder = run / "ledger"
         self._receipts: dict[tuple[str, str], Receipt] = {}
         self.codes: dict[str, dict[str, Any]] = {}
+        self.redone: dict[str, int] = {}  # program key → how often its results were asked to be made again
         self._lock: IO[str] | None = None
         self._segment: IO[str] | None = None
         if write:
@@ -33,6 +34,8 @@ class Ledger:
         for values in _lines(self._folder):
             if "code" in values:
                 self.codes[values["program"]] = values
+            elif "redo" in values:
+                self.redone[values["redo"]] = self.redone.get(values["redo"], 0) + 1
             else:
                 receipt = Receipt(**values)
                 self._receipts[receipt.key, receipt.unit] = receipt
@@ -63,6 +66,11 @@ class Ledger:
         values = {"program": program, "version": version, "code": code}
         self.codes[program] = values
         self._append(values)
+
+    def redo(self, program: str) -> None:
+        """Gives a program's results a new key from now on, so that they are made again."""
+        self.redone[program] = self.redone.get(program, 0) + 1
+        self._append({"redo": program})
 
     def _append(self, values: dict[str, Any]) -> None:
         if self._segment is None:

@@ -126,11 +126,12 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Failure:
-    """A unit of work that raised, with what to tell the user."""
+    """A unit of work that raised, with what to tell the user; task: the whole task, if all of it was lost."""
 
     label: str
     error: str
     details: str
+    task: Any = None
 
 
 def worker_name() -> str:

@@ -108,7 +108,7 @@ class Selector(Component):
         possible = self._first_reason(batch) < 0
         possible &= ~np.isnan(priority)
         mass = np.where(possible, self._mass(batch), 0)
-        return ~ordered(np.nan_to_num(priority, nan=-np.inf, posinf=np.inf, neginf=-np.inf)), mass
+        return ~ordered(np.where(np.isnan(priority), -np.inf, priority)), mass
 
     def _tie_keys(self, pool: Pool, cut: int, batch: Batch) -> tuple[UInt64, npt.NDArray[np.int64]]:
         keys, mass = self._keys(pool, batch)
@@ -152,4 +152,4 @@ class Selector(Component):
 
 def _histogram(keys: Any, prefix: int, turn: int, batch: Batch) -> Summary:
     values, mass = keys(batch)
-    return {"mass": digit_histogram(values, mass, np.uint64(prefix), turn)}
+    return {"mass": digit_histogram(values, mass, prefix, turn)}
