@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-ROUNDED = re.compile(rb"[0-9]e[0-9]{2,3}[,}\]]")  # how orjson writes an integer of more than 64 bits: as 1e20
+ROUNDED = re.compile(rb"[0-9]e\+?[0-9]{2,3}[,}\]]|[0-9]{17}\.0[,}\]]")  # how orjson writes an integer of more than 64 bits
 MISSING = object()
 
 Row = tuple[str | None, str, str | None, str | None, str | None]
@@ -67,7 +67,8 @@ def second_look(line: bytes, error: ValueError, fields: Fields) -> Row:
         line.decode()
     except UnicodeDecodeError as other:
         raise BadLineError(f"not UTF-8: byte 0x{line[other.start]:02x} at {other.start} of the line") from error
-    raise BadLineError(f"not JSON: {error}") from error
+    where = f"{error.msg} at character {error.pos} of the line" if isinstance(error, json.JSONDecodeError) else error
+    raise BadLineError(f"not JSON: {where}") from error
 
 
 def _kind(value: object) -> str:

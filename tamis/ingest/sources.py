@@ -101,9 +101,13 @@ def _nearby(path: str) -> str:
     """What there is instead, for an error message."""
     fs, root = url_to_fs(path)
     folder = _fixed_folder(root) if _is_glob(root) else root
-    while folder.rstrip("/") and not fs.isdir(folder):
-        folder = folder.rstrip("/").rpartition("/")[0]
-    names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(folder or "/", detail=False))
+    try:
+        while folder.rstrip("/") and not fs.isdir(folder):
+            folder = folder.rstrip("/").rpartition("/")[0]
+        entries = fs.ls(folder or "/", detail=False)
+    except OSError as error:
+        return f"{folder or '/'} cannot be listed: {error}"
+    names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
     return f"{folder or '/'} holds {len(names)} entries" + (f": {shown}" if names else "")
 
