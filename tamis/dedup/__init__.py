@@ -1,0 +1,1 @@
+"""Deduplicators: one file each, found by name."""

@@ -22,7 +22,7 @@ def line_end(data: UInt8, i: int, end: int) -> int:
         different = load8(data, i) ^ NEWLINES
         found = ~(((different & LOW_BITS) + LOW_BITS) | different) & HIGH_BITS
         if found:
-            return i + (np.int64(trailing_zeros(found)) >> 3)
+            return i + (np.int64(trailing_zeros(found)) >> 3)  # type: ignore[return-value]
         i += 8
     while i < end and data[i] != NEWLINE:
         i += 1

@@ -36,4 +36,4 @@ def find(slots: Slots, key: np.uint64, mask: int) -> int:
     at = np.int64(key >> np.uint64(32)) & mask
     while slots.stamp[at] == slots.round[0] and slots.key[at] != key:
         at = (at + 1) & mask
-    return at
+    return at  # type: ignore[return-value]

@@ -77,8 +77,11 @@ def _columns(capacity: int) -> _Columns:
 
 def _grown(columns: _Columns, used: int) -> _Columns:
     larger = _columns(2 * len(columns.hash))
-    for old, new in zip(columns, larger, strict=True):
-        new[:used] = old[:used]  # type: ignore[index]
+    larger.hash[:used] = columns.hash[:used]
+    larger.start[:used] = columns.start[:used]
+    larger.bytes[:used] = columns.bytes[:used]
+    larger.chars[:used] = columns.chars[:used]
+    larger.is_word[:used] = columns.is_word[:used]
     return larger
 
 
@@ -210,3 +213,13 @@ def _tokenize(text: Text, table: Table, document: Int64, done: int, columns: _Co
             i = after
         document[d + 1] = count
     return len(text.offsets) - 1
+
+
+@kernel
+def count_words(tokens: Tokens) -> Int64:
+    """How many tokens of each document are words: int64, (n)."""
+    counts = np.zeros(len(tokens.document) - 1, np.int64)
+    for d in range(len(counts)):
+        for i in range(tokens.document[d], tokens.document[d + 1]):
+            counts[d] += tokens.is_word[i]
+    return counts

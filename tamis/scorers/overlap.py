@@ -1,0 +1,57 @@
+"""Overlap with evaluation sets: which documents hold text that models will be tested on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from tamis.kernels.exact import exact_keys
+from tamis.kernels.members import Members, count_members, members_of, word_ngrams
+from tamis.scorers.base import Scorer, Scores
+from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary
+
+
+@dataclass(frozen=True)
+class Overlap(Scorer):
+    """Whether a document shares a run of words with an evaluation document, and at how many places.
+
+    Words are compared in lower case, over punctuation and line ends. A document that equals an evaluation document
+    word for word overlaps too, however short; inside a longer document, fewer than `ngram_words` words in a row are
+    not found.
+    against : the evaluation documents; several sets make no difference to the result.
+    Source: Brown et al. 2020, Language models are few-shot learners, appendix C (13 words).
+    """
+
+    against: tuple[Documents, ...] | Documents
+    ngram_words: Annotated[int, Field(gt=0)] = 13
+
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        return {name: pa.bool_(), f"{name}_ngrams": pa.uint32()}
+
+    def steps(self, pool: Pool) -> Steps:
+        sets = (self.against,) if isinstance(self.against, Documents) else self.against
+        found = yield [Fold(("text",), self._hashes, union, over=documents) for documents in sets]
+        every = {"ngrams": np.zeros(0, np.uint64), "documents": np.zeros(0, np.uint64)}
+        for hashes in found:
+            every = dict(union(every, hashes))
+        return self.map(pool, partial(self._score, members_of(every["ngrams"]), every["documents"]))
+
+    def _hashes(self, batch: Batch) -> Summary:
+        _, ngrams = word_ngrams(batch.tokens, self.ngram_words)
+        keys, _, has_words = exact_keys(batch.tokens)
+        return {"ngrams": np.unique(ngrams), "documents": np.unique(keys[has_words])}
+
+    def _score(self, ngrams: Members, documents: np.ndarray[tuple[int], np.dtype[np.uint64]], batch: Batch) -> Scores:
+        shared = count_members(*word_ngrams(batch.tokens, self.ngram_words), ngrams)
+        keys, _, has_words = exact_keys(batch.tokens)
+        equal = has_words & np.isin(keys, documents)
+        return {"": (shared > 0) | equal, "_ngrams": shared.astype(np.uint32)}
+
+
+def union(one: Summary, other: Summary) -> Summary:
+    """Sorted hashes of either side, each once: a merge whose order does not matter."""
+    return {key: np.union1d(one[key], other[key]) for key in one}
