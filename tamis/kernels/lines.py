@@ -102,7 +102,7 @@ def repeated_lines(text: Text) -> tuple[Int64, Int64]:
         if 4 * lines > len(slots.key):
             slots = slots_for(4 * lines)
         mask = 15
-        while mask < 4 * lines:
+        while mask + 1 < 4 * lines:
             mask = 2 * mask + 1
         slots.round[0] += 1
         i = text.offsets[d]

@@ -36,7 +36,7 @@ def _gather_words(tokens: Tokens, d: int, grams: UInt64, words: UInt64, ends: In
 def _group(slots: Slots, grams: UInt64, at: Int32, first: Int32, count: Int32) -> None:
     """For the positions `at`: the first position of the same n-gram, and there the number of its positions."""
     mask = 15
-    while mask < 2 * len(at):
+    while mask + 1 < 2 * len(at):
         mask = 2 * mask + 1
     slots.round[0] += 1
     for i in at:
