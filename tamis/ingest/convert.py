@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -88,6 +88,7 @@ class _Drafts:
 
     def __init__(self) -> None:
         self.places: dict[Path, Path] = {}  # where a file is written → where it belongs
+        self.open = ExitStack()  # the files that are being written
 
     def begin(self, place: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,8 @@ class _Drafts:
 def _publishing() -> Iterator[_Drafts]:
     drafts = _Drafts()
     try:
-        yield drafts
+        with drafts.open:
+            yield drafts
         for draft, place in drafts.places.items():
             draft.replace(place)
     finally:
@@ -143,11 +145,8 @@ class _Conversion:
             number += len(block.lines)
 
     def finish(self) -> ChunkResult:
-        """Close the files and balance the books."""
+        """Write the last rows and balance the books."""
         self._write_group()
-        self._close_shard()
-        if self.refused is not None:
-            self.refused.close()
         rows = sum(output.rows for output in self.outputs)
         assert self.lines == rows + self.quarantined + self.blank, "the books of a chunk must balance"
         return ChunkResult(
@@ -198,7 +197,8 @@ class _Conversion:
 
     def _refuse(self, reason: str, line: bytes, name: str, number: int, offset: int) -> None:
         if self.refused is None:
-            self.refused = self.drafts.begin(self.quarantine / f"{self.stem}.jsonl").open("w", encoding="utf-8")
+            draft = self.drafts.begin(self.quarantine / f"{self.stem}.jsonl")
+            self.refused = self.drafts.open.enter_context(draft.open("w", encoding="utf-8"))
         sample = line[: 4 * SAMPLE].decode("utf-8", "replace")[:SAMPLE]
         entry = {"file": name, "position": {"line": number, "byte": offset}, "reason": reason, "sample": sample}
         self.refused.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -218,11 +218,12 @@ class _Conversion:
         self.shard_bytes += self.rows_bytes
         self.rows, self.rows_bytes = [], 0
         if self.shard_bytes >= SLACK * self.target_bytes:
-            self._close_shard()
+            self.shard.close()
+            self.shard, self.shard_bytes = None, 0
 
     def _open_shard(self) -> None:
         name = f"{self.stem}-{len(self.outputs):03}.parquet"
-        self.shard = pq.ParquetWriter(
+        writer = pq.ParquetWriter(
             self.drafts.begin(self.folder / name),
             SCHEMA,
             compression="zstd",
@@ -230,9 +231,5 @@ class _Conversion:
             use_dictionary=["source"],
             write_statistics=["source"],  # the smallest and largest of all texts help nobody
         )
+        self.shard = self.drafts.open.enter_context(writer)
         self.outputs.append(Output(name, 0, 0))
-
-    def _close_shard(self) -> None:
-        if self.shard is not None:
-            self.shard.close()
-        self.shard, self.shard_bytes = None, 0

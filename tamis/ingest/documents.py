@@ -11,7 +11,9 @@ from typing import Any
 import orjson
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-ROUNDED = re.compile(rb"[0-9]e\+?[0-9]{2,3}[,}\]]|[0-9]{17}\.0[,}\]]")  # how orjson writes an integer of more than 64 bits
+ROUNDED = re.compile(
+    rb"[0-9]e\+?[0-9]{2,3}[,}\]]|[0-9]{17}\.0[,}\]]"
+)  # how orjson writes an integer of more than 64 bits
 MISSING = object()
 
 Row = tuple[str | None, str, str | None, str | None, str | None]

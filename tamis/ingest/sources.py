@@ -70,9 +70,11 @@ def _listing(fs: Any, root: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif _is_glob(root):
         fixed = _fixed_folder(root)
         for name, about in sorted(fs.glob(root, detail=True).items()):
+            if not _is_visible(name, fixed):
+                continue
             if about.get("type") == "directory":
                 yield from _below(fs, name)
-            elif _is_visible(name, fixed):
+            else:
                 yield name, about
 
 

@@ -44,7 +44,10 @@ def ingest(paths: Sequence[str], folder: Path, target_bytes: int = 1 << 20, **op
         for index, chunk in enumerate(chunks)
     ]
     documents = [
-        row for result in results for output in result.outputs for row in pq.read_table(folder / output.name).to_pylist()
+        row
+        for result in results
+        for output in result.outputs
+        for row in pq.read_table(folder / output.name).to_pylist()
     ]
     refused = [folder / result.quarantine for result in results if result.quarantine]
     quarantine = [json.loads(line) for path in refused for line in path.read_text("utf-8").splitlines()]
@@ -53,7 +56,7 @@ def ingest(paths: Sequence[str], folder: Path, target_bytes: int = 1 << 20, **op
         assert result.rows == sum(output.rows for output in result.outputs)
     assert len(documents) == sum(result.rows for result in results)
     assert len(quarantine) == sum(result.quarantined for result in results)
-    assert not [path for path in folder.glob(".*")]
+    assert not list(folder.glob(".*"))
     return Ingested(documents, quarantine, results, folder)
 
 

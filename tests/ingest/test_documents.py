@@ -38,7 +38,14 @@ def test_an_id_of_another_type_is_quarantined(ingested, written):
 
 
 def test_a_missing_id_is_made_of_file_and_line(ingested):
-    lines = [b'{"text": "a"}', b"", b'{"id": null, "text": "b"}', b"bad", b'{"id": "", "text": "c"}', b'{"id": "d", "text": ""}']
+    lines = [
+        b'{"text": "a"}',
+        b"",
+        b'{"id": null, "text": "b"}',
+        b"bad",
+        b'{"id": "", "text": "c"}',
+        b'{"id": "d", "text": ""}',
+    ]
     result = ingested({"in/x/a.jsonl": b"\n".join(lines), "in/b.jsonl": b'{"text": "e"}'})
     assert result.ids == ["b.jsonl:1", "x/a.jsonl:1", "x/a.jsonl:3", "x/a.jsonl:5", "d"]
     assert result.total("ids_made") == 4
