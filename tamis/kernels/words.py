@@ -56,10 +56,10 @@ class _Columns(NamedTuple):
 
 def tokenize(text: Text) -> Tokens:
     """The tokens of all documents. Raises ValueError for a batch of 2 GiB or more."""
-    text = nfc(text)
     size = int(text.offsets[-1] - text.offsets[0])
     if size >= 2**31:
         raise ValueError(f"tokenize: a batch is less than 2 GiB, got {size} bytes; read smaller batches")
+    text = nfc(text)
     document = np.zeros(len(text) + 1, np.int64)
     columns = _columns(size // LEAST_BYTES_PER_TOKEN + 64)
     done = 0
