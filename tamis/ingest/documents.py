@@ -123,5 +123,7 @@ def _opened(document: Document, loads: Callable[[str], Any]) -> Document:
             return document
     if type(inner) is not dict or not document.keys().isdisjoint(inner.keys() - {"metadata"}):
         return document
+    if len(document) == 1:
+        return inner
     outer = {name: value for name, value in document.items() if name != "metadata"}
     return {**inner, **outer}
