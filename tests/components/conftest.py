@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,9 @@ class Program:
                 asked = generator.send(sent)
             except StopIteration as end:
                 return self._apply(end.value, batches)
-            sent = [self._run(step, batches) for step in asked] if isinstance(asked, list) else self._run(asked, batches)
+            sent = (
+                [self._run(step, batches) for step in asked] if isinstance(asked, list) else self._run(asked, batches)
+            )
 
     def _run(self, step, batches):
         if isinstance(step, Fold):
@@ -80,16 +83,16 @@ def _batches(texts, ids=None, cuts=()) -> list[pa.RecordBatch]:
     ids = [f"d{i:03}" for i in range(len(texts))] if ids is None else ids
     whole = pa.record_batch({"doc_id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())})
     edges = [0, *cuts, len(texts)]
-    return [whole.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [whole.slice(a, b - a) for a, b in pairwise(edges)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batches():
     """texts, ids=None, cuts=() → record batches."""
     return _batches
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run():
     """(component, batches, name="x", seed=0) → the table that its program writes."""
     return lambda component, batches, name="x", seed=0: Program(component, name, seed).over(batches)
