@@ -1,0 +1,86 @@
+"""Proxy models from a size and a seed, and from a folder: ordinary Hugging Face Llama models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tamis.models.libraries import torch, transformers
+from tamis.models.sizes import Size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STD = 0.02  # of all matrices; those that write to the residual stream get 1/√(2·layers) of it (GPT-2, section 2.3)
+_RESIDUAL = ("o_proj.weight", "down_proj.weight")
+
+
+def build(size: Size, vocab_size: int, seed: int) -> PreTrainedModel:
+    """A fresh LlamaForCausalLM on the CPU, float32; its weights depend on these three alone.
+
+    seed : 0 … 2⁶⁴ − 1. Torch's global random state is left as it was.
+    """
+    config = transformers.LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=size.width,
+        intermediate_size=size.ffn,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.row_tokens,
+        tie_word_embeddings=size.tied,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.LlamaForCausalLM(config).float()
+    _initialise(model, seed, _STD / math.sqrt(2 * size.layers))
+    return model.eval()
+
+
+def _initialise(model: PreTrainedModel, seed: int, residual_std: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            if weight.dim() == 1:
+                weight.fill_(1.0)
+            else:
+                weight.normal_(0.0, residual_std if name.endswith(_RESIDUAL) else _STD, generator=generator)
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """The causal language model of a Hugging Face folder: on the CPU, float32, in evaluation mode.
+
+    Reads safetensors only, runs no code from the folder, and never asks the network.
+    Raises FileNotFoundError if there is no config.json.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no model here; a model folder holds config.json and model.safetensors")
+    with _quiet():
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    return model.float().eval()
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Writes config.json, generation_config.json and model.safetensors."""
+    with _quiet():
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of a library on somebody else's terminal."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

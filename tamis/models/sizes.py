@@ -1,0 +1,117 @@
+"""One dial: a size names the shape of a proxy model, its rows, and how to train it on a given number of tokens."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+
+# Where the step law was fitted: parameters without vocabulary matrices, and training tokens.
+_FITTED_PARAMETERS = (2.1e8, 1.07e9)
+_FITTED_TOKENS = (4e9, 1e11)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a Llama-style model, and its training rows.
+
+    ffn : width of the gated feed-forward layer. row_tokens : training context.
+    batch_rows, learning_rate : what was measured to be good at this size; None takes both from the step law.
+    """
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    row_tokens: int
+    batch_rows: int | None = None
+    learning_rate: float | None = None
+    tied: bool = True  # input and output embeddings share one matrix
+
+    @property
+    def parameters(self) -> int:
+        """Parameters without the vocabulary matrices and norms: layers · (4·width² + 3·width·ffn)."""
+        return self.layers * (4 * self.width**2 + 3 * self.width * self.ffn)
+
+    def recipe(self, tokens: int) -> Recipe:
+        """How to train this size on `tokens` tokens. Raises ValueError if `tokens` is not positive."""
+        if tokens < 1:
+            raise ValueError(f"size {self.name}: tokens must be at least 1, got {tokens}")
+        law_rate, law_batch = step_law(self.parameters, tokens)
+        rows = self.batch_rows or max(1, round(law_batch / self.row_tokens))
+        rate = self.learning_rate or law_rate
+        warmup_tokens = min(self.parameters, tokens // 10)  # tokens = parameters is the OLMo ladder's rule
+        return Recipe(tokens, self.row_tokens, rows, rate, warmup_tokens, self._basis(tokens))
+
+    def _basis(self, tokens: int) -> str:
+        if self.batch_rows and self.learning_rate:
+            return "measured"
+        low, high = _FITTED_PARAMETERS
+        if low <= self.parameters <= high and _FITTED_TOKENS[0] <= tokens <= _FITTED_TOKENS[1]:
+            return "step law"
+        return "step law, outside the range it was fitted on"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a training run but its seed and its text. basis : where the rate and the batch come from."""
+
+    tokens: int
+    row_tokens: int
+    batch_rows: int
+    learning_rate: float
+    warmup_tokens: int
+    basis: str
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per step; the last step takes what is left."""
+        return self.batch_rows * self.row_tokens
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return math.ceil(self.tokens / self.batch_tokens)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of step 0 … steps − 1: linear warm-up, then a cosine that ends at a tenth of the peak."""
+        seen = (step + 1) * self.batch_tokens
+        if seen < self.warmup_tokens:
+            return self.learning_rate * seen / self.warmup_tokens
+        left = max(self.tokens - self.warmup_tokens, 1)
+        progress = min((seen - self.warmup_tokens) / left, 1.0)
+        return self.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def step_law(parameters: int, tokens: int) -> tuple[float, float]:
+    """(learning rate, batch in tokens) for a model of `parameters`, without vocabulary matrices, on `tokens` tokens.
+
+    Fitted on 2.1e8 to 1.07e9 parameters and 4e9 to 1e11 tokens; elsewhere it extrapolates, and a quick look at half
+    and twice the rate is advised. Source: Li et al., Predictable Scale I (Step Law), 2025.
+    """
+    return 1.79 * parameters**-0.713 * tokens**0.307, 0.58 * tokens**0.571
+
+
+# tiny, mini: rate and batch measured on web text (300k to 500k tokens). Numbers in names: parameters as counted above.
+SIZES = {
+    size.name: size
+    for size in (
+        Size("tiny", 2, 64, 2, 192, 128, batch_rows=8, learning_rate=4e-3),
+        Size("mini", 4, 128, 4, 384, 128, batch_rows=8, learning_rate=2e-3),
+        Size("small", 6, 256, 4, 768, 256),
+        Size("15m", 8, 384, 6, 1152, 512),
+        Size("60m", 12, 640, 10, 1792, 1024),
+        Size("150m", 16, 896, 14, 2432, 2048),
+        Size("400m", 20, 1280, 20, 3456, 2048, tied=False),
+    )
+}
+
+
+def size(name: str) -> Size:
+    """The size of that name. Raises ValueError with the names there are."""
+    if name in SIZES:
+        return SIZES[name]
+    close = difflib.get_close_matches(name, SIZES, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"size: {name!r} does not exist; there are {', '.join(SIZES)}{hint}")
