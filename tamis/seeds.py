@@ -30,6 +30,11 @@ def uniform(seed: int, stream: str, doc_ids: Text) -> npt.NDArray[np.float64]:
     return ((hash64(seed, stream, doc_ids) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
+def within(hashes: UInt64, share: float) -> npt.NDArray[np.bool_]:
+    """Which of these random integers fall in the lowest `share` of all: bool, (n). Shares nest, and 1 is everything."""
+    return ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 <= share
+
+
 def gumbel(seed: int, stream: str, doc_ids: Text) -> npt.NDArray[np.float64]:
     """One standard Gumbel number per document: float64, (n), as -ln(-ln u) of `uniform`.
 

@@ -1,13 +1,13 @@
-"""Sets of 64-bit hashes that text is checked against: a small bit filter first, then a binary search."""
+"""Sets of 64-bit hashes that text is checked against: a bit filter, then a look."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from tamis.kernels.arrow import Int64, UInt64
-from tamis.kernels.bits import MIX_A, mix
+from tamis.kernels.bits import MIX_A, mix, trailing_zeros
 from tamis.kernels.kernel import kernel
-from tamis.kernels.words import Tokens
+from tamis.kernels.words import Bool, Int32, Tokens
 
 BITS_PER_MEMBER = 16  # one absent hash in about sixteen passes the filter
 
@@ -15,71 +15,96 @@ BITS_PER_MEMBER = 16  # one absent hash in about sixteen passes the filter
 class Members(NamedTuple):
     """A set of hashes.
 
-    hashes : uint64, (k), sorted, no two equal. filter : uint64, (a power of two), bit `hash & mask` of it is set.
+    hashes : uint64, (k), sorted, no two equal. filter : uint64, (f), f a power of two, one bit in sixteen set: a hash
+    has bit `hash & 64 f - 1`. places : int32, (2^b + 1), the hashes whose highest b bits are x lie from places[x] on.
     """
 
     hashes: UInt64
     filter: UInt64
+    places: Int32
 
 
 def members_of(hashes: UInt64) -> Members:
     """The set of `hashes`: uint64, (k), sorted, no two equal."""
-    bits = 64
-    while bits < BITS_PER_MEMBER * len(hashes):
-        bits *= 2
-    filled = np.zeros(bits // 64, np.uint64)
-    low = hashes & np.uint64(bits - 1)
+    bits = max(6, (BITS_PER_MEMBER * len(hashes)).bit_length())
+    filled = np.zeros(2 ** (bits - 6), np.uint64)
+    low = hashes & np.uint64(2**bits - 1)
     np.bitwise_or.at(filled, (low >> np.uint64(6)).astype(np.int64), np.uint64(1) << (low & np.uint64(63)))
-    return Members(np.ascontiguousarray(hashes), filled)
+    top = max(1, len(hashes).bit_length())
+    starts = np.arange(2**top, dtype=np.uint64) << np.uint64(64 - top)
+    places = np.append(np.searchsorted(hashes, starts), len(hashes)).astype(np.int32)
+    return Members(np.ascontiguousarray(hashes), filled, places)
 
 
 @kernel
-def is_member(members: Members, key: np.uint64) -> bool:
-    """Whether `key` is in the set."""
-    low = key & np.uint64(64 * len(members.filter) - 1)
-    if members.filter[low >> np.uint64(6)] >> (low & np.uint64(63)) & np.uint64(1) == 0:
-        return False
-    at = np.searchsorted(members.hashes, key)
-    return bool(at < len(members.hashes) and members.hashes[at] == key)
+def are_members(members: Members, keys: UInt64) -> Bool:
+    """Which of the keys are in the set: bool, (k)."""
+    found = np.zeros(len(keys), np.bool_)
+    bits, hashes, places = members.filter, members.hashes, members.places
+    mask = np.uint64(64 * len(bits) - 1)
+    shift = np.uint64(64) - trailing_zeros(np.uint64(len(places) - 1))
+    for k in range(len(keys)):
+        key = keys[k]
+        low = key & mask
+        if bits[low >> np.uint64(6)] >> (low & np.uint64(63)) & np.uint64(1):
+            x = np.int64(key >> shift)
+            i, end = places[x], places[x + 1]
+            while i < end and hashes[i] < key:
+                i += 1
+            found[k] = i < end and hashes[i] == key
+    return found
+
+
+@kernel
+def _fill_ngrams(tokens: Tokens, d: int, n: int, words: UInt64, out: UInt64) -> int:
+    """How many n-grams of words document d has; their hashes go to `out`. words : room for the document's words."""
+    leading = np.uint64(1)
+    for _ in range(n):
+        leading *= MIX_A
+    count, gram = 0, np.uint64(0)
+    for i in range(tokens.document[d], tokens.document[d + 1]):
+        if not tokens.is_word[i]:
+            continue
+        token = tokens.hash[i]
+        words[count] = token
+        gram = gram * MIX_A + token
+        if count >= n:
+            gram -= words[count - n] * leading
+        count += 1
+        if count >= n:
+            out[count - n] = mix(gram)
+    return max(count - n + 1, 0)
+
+
+@kernel
+def _longest(tokens: Tokens) -> int:
+    longest = 0
+    for d in range(len(tokens.document) - 1):
+        longest = max(longest, tokens.document[d + 1] - tokens.document[d])
+    return longest
 
 
 @kernel
 def word_ngrams(tokens: Tokens, n: int) -> tuple[Int64, UInt64]:
-    """(document, hash) of all n-grams of words in a row, over punctuation: int64, (n + 1) and uint64, (k).
+    """(document, hash) of all n-grams of words in a row, over punctuation: int64, (documents + 1) and uint64, (k).
 
     Document i has the hashes document[i] to document[i + 1]. An n-gram's hash is `mix` of the polynomial in MIX_A
     with its words' hashes as coefficients, so the next one takes two multiplications whatever n.
     """
     document = np.zeros(len(tokens.document), np.int64)
-    hashes = np.empty(len(tokens.hash), np.uint64)
-    recent = np.empty(n, np.uint64)
-    leading = np.uint64(1)
-    for _ in range(n):
-        leading *= MIX_A
-    total = 0
+    hashes, words = np.empty(len(tokens.hash), np.uint64), np.empty(_longest(tokens), np.uint64)
     for d in range(len(document) - 1):
-        words, gram, oldest = 0, np.uint64(0), 0
-        for i in range(tokens.document[d], tokens.document[d + 1]):
-            if not tokens.is_word[i]:
-                continue
-            gram = gram * MIX_A + tokens.hash[i]
-            if words >= n:
-                gram -= recent[oldest] * leading
-            recent[oldest] = tokens.hash[i]
-            oldest = oldest + 1 if oldest + 1 < n else 0
-            words += 1
-            if words >= n:
-                hashes[total] = mix(gram)
-                total += 1
-        document[d + 1] = total
-    return document, hashes[:total]
+        document[d + 1] = document[d] + _fill_ngrams(tokens, d, n, words, hashes[document[d] :])
+    return document, hashes[: document[-1]]
 
 
 @kernel
-def count_members(document: Int64, hashes: UInt64, members: Members) -> Int64:
-    """How many of each document's hashes are in the set: int64, (n)."""
-    out = np.zeros(len(document) - 1, np.int64)
+def count_shared_ngrams(tokens: Tokens, n: int, members: Members) -> Int64:
+    """At how many places each document has an n-gram of words that is in the set: int64, (documents)."""
+    out = np.zeros(len(tokens.document) - 1, np.int64)
+    size = _longest(tokens)
+    words, hashes = np.empty(size, np.uint64), np.empty(size, np.uint64)
     for d in range(len(out)):
-        for i in range(document[d], document[d + 1]):
-            out[d] += is_member(members, hashes[i])
+        count = _fill_ngrams(tokens, d, n, words, hashes)
+        out[d] = are_members(members, hashes[:count]).sum()
     return out

@@ -33,6 +33,34 @@ def _gather_words(tokens: Tokens, d: int, grams: UInt64, words: UInt64, ends: In
 
 
 @kernel
+def _pairs(grams: UInt64, words: UInt64, length: int, seen: UInt64, twice: UInt64, at: Int32) -> int:  # noqa: PLR0917
+    """How many positions may hold a repeated pair of words, listed in `at`; `grams` becomes the hash of each pair.
+
+    All that repeat are listed: two positions of one pair set one bit twice. seen, twice : room for bits, one in
+    eight of which are set at most.
+    """
+    filters = 1
+    while 8 * filters < length:
+        filters *= 2
+    seen[:filters] = 0
+    twice[:filters] = 0
+    mask = np.uint64(64 * filters - 1)
+    for i in range(length - 1):
+        gram = extend(grams[i], words[i + 1])
+        grams[i] = gram
+        bit = (gram >> np.uint64(32)) & mask
+        place, one = bit >> np.uint64(6), np.uint64(1) << (bit & np.uint64(63))
+        twice[place] |= seen[place] & one
+        seen[place] |= one
+    count = 0
+    for i in range(length - 1):
+        bit = (grams[i] >> np.uint64(32)) & mask
+        at[count] = i
+        count += (twice[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1)
+    return count
+
+
+@kernel
 def _group(slots: Slots, grams: UInt64, at: Int32, first: Int32, count: Int32) -> None:
     """For the positions `at`: the first position of the same n-gram, and there the number of its positions."""
     mask = 15
@@ -107,17 +135,17 @@ def repeated_ngrams(tokens: Tokens) -> tuple[Int64, Int64]:
     total, covered = np.zeros(n_documents, np.int64), np.zeros((n_documents, LONGEST - SHORTEST + 1), np.int64)
     grams, words, ends = np.zeros(size, np.uint64), np.zeros(size, np.uint64), np.zeros(size + 1, np.int64)
     first, count, at = np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32)
+    seen, twice = np.zeros(size // 4 + 1, np.uint64), np.zeros(size // 4 + 1, np.uint64)
     slots = slots_for(2 * size)
     for d in range(n_documents):
         length = _gather_words(tokens, d, grams, words, ends)
         total[d] = ends[length]
-        candidates = max(length - 1, 0)
-        for i in range(candidates):
-            at[i] = i
+        candidates = _pairs(grams, words, length, seen, twice, at)
         for n in range(SHORTEST, LONGEST + 1):
             here = at[:candidates]
-            for i in here:
-                grams[i] = extend(grams[i], words[i + n - 1])
+            if n > SHORTEST:
+                for i in here:
+                    grams[i] = extend(grams[i], words[i + n - 1])
             _group(slots, grams, here, first, count)
             if n <= LONGEST_TOP:
                 covered[d, n - SHORTEST] = _covered_by_top(here, first, count, ends, n)

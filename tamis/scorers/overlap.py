@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tamis.kernels.exact import exact_keys
-from tamis.kernels.members import Members, count_members, members_of, word_ngrams
+from tamis.kernels.members import Members, are_members, count_shared_ngrams, members_of, word_ngrams
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary
 
@@ -38,17 +38,17 @@ class Overlap(Scorer):
         every = {"ngrams": np.zeros(0, np.uint64), "documents": np.zeros(0, np.uint64)}
         for hashes in found:
             every = dict(union(every, hashes))
-        return self.map(pool, partial(self._score, members_of(every["ngrams"]), every["documents"]))
+        return self.map(pool, partial(self._score, members_of(every["ngrams"]), members_of(every["documents"])))
 
     def _hashes(self, batch: Batch) -> Summary:
         _, ngrams = word_ngrams(batch.tokens, self.ngram_words)
         keys, _, has_words = exact_keys(batch.tokens)
         return {"ngrams": np.unique(ngrams), "documents": np.unique(keys[has_words])}
 
-    def _score(self, ngrams: Members, documents: np.ndarray[tuple[int], np.dtype[np.uint64]], batch: Batch) -> Scores:
-        shared = count_members(*word_ngrams(batch.tokens, self.ngram_words), ngrams)
+    def _score(self, ngrams: Members, documents: Members, batch: Batch) -> Scores:
+        shared = count_shared_ngrams(batch.tokens, self.ngram_words, ngrams)
         keys, _, has_words = exact_keys(batch.tokens)
-        equal = has_words & np.isin(keys, documents)
+        equal = has_words & are_members(documents, keys)
         return {"": (shared > 0) | equal, "_ngrams": shared.astype(np.uint32)}
 
 

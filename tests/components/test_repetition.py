@@ -17,7 +17,8 @@ SUFFIXES = [suffix for suffix, _ in GOPHER]
 def plain(string):
     """The thirteen shares of one document, written for reading."""
     lines = [line.strip() for line in string.split("\n") if line.strip()]
-    paragraphs = [part.strip() for part in re.split(r"\n\n+", string) if part.strip()]
+    paragraphs = [part.split("\n") for part in re.split(r"\n\s*\n", string) if part.strip()]
+    paragraphs = ["\n".join(line.strip() for line in part if line.strip()) for part in paragraphs]
     words = re.findall(r"\w+", unicodedata.normalize("NFC", string).lower())
     shares = []
     for items in (lines, paragraphs):

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.kernels.exact import exact_keys
-from tamis.kernels.members import count_members, is_member, members_of, word_ngrams
+from tamis.kernels.members import are_members, count_shared_ngrams, members_of, word_ngrams
 from tamis.kernels.ngrams import (
     count_ngrams,
     extend,
@@ -111,9 +112,16 @@ def test_word_ngrams_are_equal_where_the_words_are(texts, sliced, data, n):
 def test_members_are_found_and_others_are_not(inside, others):
     members = members_of(np.array(sorted(inside), np.uint64))
     keys = [*inside, *others]
-    assert [is_member(members, np.uint64(key)) for key in keys] == [key in inside for key in keys]
-    counts = count_members(np.array([0, len(keys), len(keys)]), np.array(keys, np.uint64), members)
-    assert counts.tolist() == [sum(key in inside for key in keys), 0]
+    assert are_members(members, np.array(keys, np.uint64)).tolist() == [key in inside for key in keys]
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 5))
+def test_shared_ngrams_are_counted_at_each_place(texts, sliced, data, n, step):
+    tokens = tokenize(sliced(data.draw(texts)))
+    document, hashes = word_ngrams(tokens, n)
+    inside = np.unique(hashes)[::step]
+    expected = [np.isin(hashes[a:b], inside).sum() for a, b in pairwise(document)]
+    assert count_shared_ngrams(tokens, n, members_of(inside)).tolist() == expected
 
 
 def test_reference_buckets_are_the_published_ones():
