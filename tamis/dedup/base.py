@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,10 @@ class Deduplicator(Component):
 
     keep: Literal["smallest_id", "longest", "random"] = "smallest_id"
 
-    seeded: ClassVar[bool] = True  # keep: random
+    @property
+    def seeded(self) -> bool:  # type: ignore[override]
+        """Whether the run's seed matters: only to a draw."""
+        return self.keep == "random"
 
     @property
     def reads(self) -> tuple[str, ...]:

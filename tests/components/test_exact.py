@@ -72,6 +72,11 @@ def test_each_policy_keeps_whom_it_says(run, batches):
     assert stays == {0, 1, 2}
 
 
+def test_the_seed_matters_to_a_draw_alone():
+    assert Exact(keep="random").seeded
+    assert not Exact().seeded
+
+
 def test_documents_that_share_an_id_lose_all_but_one(run, batches):
     found = deduplicated(run, batches, ["a", "a", "a"], ["x", "x", "x"], (1,))
     assert found["exact_duplicate"] == [False, True, True]
