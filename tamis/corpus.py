@@ -126,7 +126,16 @@ def _unreadable(url: str, columns: Mapping[str, str], rows: int, problem: str) -
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string_view))
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_string_view,
+        )
+    )
 
 
 def _group_ranges(metadata: pq.FileMetaData, target_bytes: int) -> list[tuple[int, int, int, int, int]]:
@@ -174,7 +183,12 @@ def read_batches(
 
 
 def _canonical(
-    batch: pa.RecordBatch, wanted: Sequence[str], names: Mapping[str, str], columns: Sequence[str], shard: Shard, record: int
+    batch: pa.RecordBatch,
+    wanted: Sequence[str],
+    names: Mapping[str, str],
+    columns: Sequence[str],
+    shard: Shard,
+    record: int,
 ) -> tuple[pa.RecordBatch, pa.BooleanArray]:
     arrays = {name: batch.column(names[name]) for name in wanted}
     usable = pa.array(np.ones(batch.num_rows, bool))
@@ -219,7 +233,9 @@ def _ids(array: pa.Array | None, rows: int, shard: Shard, record: int) -> pa.Str
     """Ids as strings; a missing or empty one becomes `relative path:record number` (from 1, as ingest counts)."""
     if array is not None:
         if not (_is_text(array.type) or pa.types.is_integer(array.type)):
-            raise ContractError(f"{shard.label}: ids must be strings or integers, got {array.type}; name another `id:` column")
+            raise ContractError(
+                f"{shard.label}: ids must be strings or integers, got {array.type}; name another `id:` column"
+            )
         array = _utf8(array) if _is_text(array.type) else array
         array = array.cast(pa.string())
         if not array.null_count and not pc.any(pc.equal(array, "")).as_py():

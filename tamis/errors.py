@@ -28,6 +28,5 @@ class MissingExtraError(TamisError):
 def missing_extra(package: str, extra: str, needed_by: str) -> MissingExtraError:
     """The one wording for an optional dependency that is not installed."""
     return MissingExtraError(
-        f"{needed_by}: needs the package {package!r}, which is not installed; "
-        f"pip install 'tamis[{extra}]'"
+        f"{needed_by}: needs the package {package!r}, which is not installed; pip install 'tamis[{extra}]'"
     )

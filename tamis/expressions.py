@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ import pyarrow as pa
 
 from tamis.errors import SpecError
 
-_REFUSED_CLASSES = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "PARAMETER": "a parameter", "STAR": "a star", "LAMBDA": "a lambda"}
+_REFUSED_CLASSES = {
+    "SUBQUERY": "a subquery",
+    "WINDOW": "a window function",
+    "PARAMETER": "a parameter",
+    "STAR": "a star",
+    "LAMBDA": "a lambda",
+}
 _VOLATILE = {"random", "uuid", "gen_random_uuid", "setseed", "now", "today", "current_date", "current_time", "current_timestamp",
              "get_current_timestamp", "get_current_time", "nextval", "currval", "getenv", "getvariable", "current_setting", "read_text", "read_blob"}  # fmt: skip
 
@@ -30,6 +37,9 @@ def _connection() -> duckdb.DuckDBPyConnection:
     ):
         connection.execute(setting)
     return connection
+
+
+atexit.register(_connection.cache_clear)  # DuckDB complains about connections that outlive the interpreter
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +103,9 @@ class Expression:
             if node["class"] == "FUNCTION" and (name in _aggregates() or name in _VOLATILE):
                 refused = f"{name}()"
             if refused:
-                raise SpecError(f"{self.text!r}: expected a row-wise, deterministic expression, got {refused}; compute it as a column first")
+                raise SpecError(
+                    f"{self.text!r}: expected a row-wise, deterministic expression, got {refused}; compute it as a column first"
+                )
 
     @cached_property
     def _select(self) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def _component_in(module: ModuleType, name: str) -> type[Component]:
         and not inspect.isabstract(value)
     ]
     if len(own) != 1:
-        raise SpecError(f"{module.__file__}: expected one component class for {name!r}, got {[cls.__name__ for cls in own]}")
+        raise SpecError(
+            f"{module.__file__}: expected one component class for {name!r}, got {[cls.__name__ for cls in own]}"
+        )
     return own[0]
 
 
@@ -86,7 +88,9 @@ def _user_class(path: Path, verb: str) -> type[Component] | None:
     return found if issubclass(found, parents) and found.__mro__[1] is not Component else None
 
 
-def build(cls: type[Component], options: Mapping[str, Any], base: str | Path = ".", *, texts: bool = False) -> Component:
+def build(
+    cls: type[Component], options: Mapping[str, Any], base: str | Path = ".", *, texts: bool = False
+) -> Component:
     """A component from its options, checked: unknown, mistyped and out-of-range ones raise SpecError by name.
 
     base : the folder that relative paths of `Documents` options start from. texts : lists of strings are
@@ -149,7 +153,11 @@ def _collect(path: Path, module: str, seen: dict[str, str]) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
-                if name not in seen and _counts(name) and (file := _ROOT.parent / (name.replace(".", "/") + ".py")).exists():
+                if (
+                    name not in seen
+                    and _counts(name)
+                    and (file := _ROOT.parent / (name.replace(".", "/") + ".py")).exists()
+                ):
                     _collect(file, name, seen)
 
 
@@ -160,6 +168,12 @@ def _counts(module: str) -> bool:
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
             node.body = body[1:]  # type: ignore[attr-defined]
     return tree

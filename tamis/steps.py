@@ -1,7 +1,7 @@
 """What a component is made of: batches come in; steps (map, fold, exchange, train) say what to do with them.
 
 A component is a short program over the corpus. Its `steps` method is a generator that yields the global
-results it needs (`Fold`, `Exchange`, `Train`; several at once as a list) and finally returns a `Map`. The
+results it needs (`Fold`, `Exchange`, `Train`, `Use`; several at once as a list) and finally returns a `Map`. The
 engine runs the steps of all components side by side, stores every result, and replays the generator with
 the stored results wherever a step's functions are needed: on a worker, or after a restart. A program must
 therefore depend on nothing but its options, the `Pool` and the results it is sent.
@@ -211,7 +211,14 @@ class Publish:
     content: Mapping[str, Any]
 
 
-Step = Fold | Exchange | Train
+@dataclass(frozen=True)
+class Use:
+    """The result of another stage's training, by that stage's name: what its `train` returned, with "folder"."""
+
+    name: str
+
+
+Step = Fold | Exchange | Train | Use
 Steps = Generator[Any, Any, Map | Publish | None]
 
 

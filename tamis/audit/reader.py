@@ -190,9 +190,7 @@ class Run:
         close = difflib.get_close_matches(name, list(self.columns), 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         unfinished = "" if self.finished else " (the run has not finished)"
-        raise ColumnError(
-            f"{self.path}: no column {name!r}{unfinished}; {hint}there are {', '.join(self.columns)}"
-        )
+        raise ColumnError(f"{self.path}: no column {name!r}{unfinished}; {hint}there are {', '.join(self.columns)}")
 
     # ---- documents ----
 
@@ -204,7 +202,7 @@ class Run:
         for shard in self.shards:
             for batch in self._shard_batches(shard, schema):
                 if expression is not None:
-                    passed = pc.fill_null(expression.over(batch).cast(pa.bool_()), False)  # noqa: FBT003
+                    passed = pc.fill_null(expression.over(batch).cast(pa.bool_()), False)
                     batch = batch.filter(passed)  # noqa: PLW2901
                 yield batch.select(list(columns))
 
@@ -290,7 +288,10 @@ def _side_by_side(batches: Sequence[pa.RecordBatch], part: pa.Table, schema: pa.
     arrays = {name: batch.column(name) for batch in batches for name in batch.schema.names}
     arrays |= {name: _one(part.column(name)) for name in part.schema.names}
     columns = [arrays[field.name] for field in schema]
-    cast = [array if array.type == field.type else array.cast(field.type) for array, field in zip(columns, schema, strict=True)]
+    cast = [
+        array if array.type == field.type else array.cast(field.type)
+        for array, field in zip(columns, schema, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(cast, schema=schema)
 
 

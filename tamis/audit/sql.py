@@ -48,7 +48,10 @@ def _first(reader: pa.RecordBatchReader, rows: int | None) -> pa.Table:
 def render(table: pa.Table, rows: int = ROWS, width: int = CELL_WIDTH) -> str:
     """The table as lines of text: numbers to the right, long cells cut, control characters made visible."""
     shown = table.slice(0, rows)
-    right = [pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) for kind in table.schema.types]
+    right = [
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        for kind in table.schema.types
+    ]
     columns = [[cell(value, width) for value in column.to_pylist()] for column in shown.columns]
     lines = aligned(table.schema.names, list(zip(*columns, strict=True)), right)
     if table.num_rows > rows:

@@ -68,7 +68,9 @@ def status(path: str | Path) -> str:
     """
     run = Path(path)
     if not (run / "ledger").is_dir():
-        raise LedgerError(f"{run}: expected a run directory with a ledger in it, found none; give the folder that `out:` names")
+        raise LedgerError(
+            f"{run}: expected a run directory with a ledger in it, found none; give the folder that `out:` names"
+        )
     catalog = _json(run / "run.json")
     stages = progress_of(run, catalog)
     right = [False, False, True, True, True, True, True, True]
@@ -148,7 +150,9 @@ def _cells(stage: Progress) -> tuple[str, ...]:
 
 def _headline(run: Path, catalog: Mapping[str, Any]) -> str:
     if catalog.get("finished"):
-        arms = "".join(f"; {name} keeps {counts['kept']:,} of {counts['pool']:,}" for name, counts in catalog["arms"].items())
+        arms = "".join(
+            f"; {name} keeps {counts['kept']:,} of {counts['pool']:,}" for name, counts in catalog["arms"].items()
+        )
         return f"{run}: finished{arms}"
     holder = _driver(run)
     if holder:

@@ -13,7 +13,7 @@ from typing import Any
 from tamis.errors import ContractError
 from tamis.families import build, code_digest, documents_in, find
 from tamis.pipeline.folds import load_summary
-from tamis.steps import Component, Decisions, Exchange, Fold, Map, Pool, Publish, Step, Train
+from tamis.steps import Component, Decisions, Exchange, Fold, Map, Pool, Publish, Step, Train, Use
 
 
 def digest_of(*parts: Any) -> str:
@@ -151,8 +151,8 @@ class LiveProgram:
             return Position(returned=stop.value, finished=True)
         together = isinstance(yielded, (list, tuple))
         steps = tuple(yielded) if together else (yielded,)
-        if not steps or not all(isinstance(step, (Fold, Exchange, Train)) for step in steps):
+        if not steps or not all(isinstance(step, (Fold, Exchange, Train, Use)) for step in steps):
             raise ContractError(
-                f"{self.spec.label}: steps() must yield Fold, Exchange or Train (or a list of them), got {yielded!r}; a Map is returned"
+                f"{self.spec.label}: steps() must yield Fold, Exchange, Train or Use (or a list of them), got {yielded!r}; a Map is returned"
             )
         return Position(steps, together)

@@ -27,12 +27,13 @@ from tamis.pipeline.program import LiveProgram, ProgramSpec, Ref, digest_of, doc
 from tamis.pipeline.spec import Spec, check_columns
 from tamis.pipeline.training import run_train
 from tamis.pipeline.workers import Outcome, Task, Workers
-from tamis.steps import Documents, Exchange, Fold, Map, Publish, Step, Train
+from tamis.steps import Documents, Exchange, Fold, Map, Publish, Step, Train, Use
 
 TASK_BYTES = 32 << 20  # small shards are packed into one task up to this much reading
 TASK_SHARDS = 64
 NARROW_ROW_BYTES = 64  # rough cost of a document in a pass that does not read its text
 TASKS_PER_SLOT = 4
+FAMILIES_THAT_FAIL = ("embed", "deduplicate", "score")  # what they fail on is `quarantined` for the stages after them
 
 
 class RunFailedError(TamisError):
@@ -47,6 +48,7 @@ class Stage:
     key: str
     done: dict[int, Ref] = field(default_factory=dict)  # results of the steps that it waits for now
     keys: list[str] = field(default_factory=list)  # of all its works over the pool
+    model: Ref | None = None  # what its last Train step made
     finished: bool = False
 
     @property
@@ -167,11 +169,23 @@ class Driver:
     def _advance(self) -> None:
         """Sends results to every program whose steps are all done; registers what finished."""
         for stage in self.stages:
+            self._resolve_uses(stage)
             while not stage.live.position.finished and len(stage.done) == len(stage.live.position.steps):
                 stage.live.send(tuple(ref for _, ref in sorted(stage.done.items())))
                 stage.done = {}
+                self._resolve_uses(stage)
             if stage.live.position.finished and not isinstance(stage.live.position.returned, Map) and not stage.finished:
                 self._conclude(stage)
+
+    def _resolve_uses(self, stage: Stage) -> None:
+        """Hands over models of other stages, once those have finished."""
+        for index, step in enumerate(stage.live.position.steps):
+            if isinstance(step, Use):
+                maker = next((other for other in self.stages if other.spec.name == step.name), None)
+                if maker is None or maker is stage:
+                    raise self.spec.fail(stage.spec.line, f"{stage.spec.label}: uses the model of a stage {step.name!r}, there is none before it")
+                if maker.finished and maker.model:
+                    stage.done[index] = maker.model
 
     def _conclude(self, stage: Stage) -> None:
         returned = stage.live.position.returned
@@ -211,8 +225,10 @@ class Driver:
     def _ready(self) -> Iterator[tuple[Stage, int, Step | Map]]:
         for position, stage in enumerate(self.stages):
             for index, step in stage.pending():
+                if isinstance(step, Use):
+                    continue
                 needed = self._needed(stage, step)
-                if "quarantined" in needed and not all(earlier.finished for earlier in self.stages[:position]):
+                if "quarantined" in needed and not all(earlier.finished for earlier in self.stages[:position] if earlier.spec.verb in FAMILIES_THAT_FAIL):
                     continue  # which documents are fit for use is known when all that comes before is done
                 if all(column in self.columns or column == "quarantined" for column in needed):
                     yield stage, index, step
@@ -227,7 +243,7 @@ class Driver:
         """The step with the key of its result: the program, its results so far, and the columns it reads."""
         over_pool = not (isinstance(step, Fold) and step.over is not None)
         columns = self._needed(stage, step) if over_pool else tuple(step.reads)
-        earlier = [key for other in self.stages[: self.stages.index(stage)] for key in other.keys]
+        earlier = [key for other in self.stages[: self.stages.index(stage)] if other.spec.verb in FAMILIES_THAT_FAIL for key in other.keys]
         inputs = {
             column: (QUARANTINE + ",".join(key[:8] for key in earlier)) if column == "quarantined" else self.columns.get(column, "") if over_pool else ""
             for column in columns
@@ -431,7 +447,7 @@ class Driver:
         for position, (stage, index, work) in enumerate(trains):
             known = self.ledger.get(work.key, "train")
             if known and known.input == inputs and (self.run / work.folder / "result.json").exists():
-                stage.done[index] = Ref("train", work.folder, known.digest)
+                stage.model = stage.done[index] = Ref("train", work.folder, known.digest)
                 continue
             step = stage.live.position.steps[index]
             assert isinstance(step, Train)
@@ -446,7 +462,7 @@ class Driver:
                 for receipt in outcome.value or ():
                     if isinstance(receipt, Receipt):
                         stage, index, work = places[receipt.key]
-                        stage.done[index] = Ref("train", work.folder, receipt.digest)
+                        stage.model = stage.done[index] = Ref("train", work.folder, receipt.digest)
                         self.progress.line(f"train: {receipt.label} · {receipt.seconds:.1f} s")
         if failures:
             raise self._failed(failures)

@@ -162,7 +162,7 @@ class Dask:
             in_flight[future] = (task, attempt)
             return future
 
-        completed = as_completed(with_results=False)
+        completed = as_completed(loop=self._client.loop)
         window = WINDOW_PER_WORKER * self.slots
         while True:
             while (

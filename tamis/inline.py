@@ -1,0 +1,131 @@
+"""A component on documents in memory: the same steps, without a run directory, workers or files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tamis.errors import ContractError
+from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Step
+
+
+def run_inline(
+    component: Component,
+    documents: pa.Table,
+    name: str,
+    *,
+    seed: int = 0,
+    beside: Mapping[Documents, pa.Table] | None = None,
+    batch_rows: int = 4096,
+) -> pa.Table:
+    """The columns that a component writes about documents in memory: one row per document, in their order.
+
+    documents : with `text`, and `doc_id` if the component reads it; a made `doc_id` is the row's number.
+    beside : documents for the sets that the component names by path; those with `texts` bring their own.
+    Raises ContractError for a component that trains models: that needs a run.
+    """
+    interpreter = _Inline(_with_ids(documents), dict(beside or {}), batch_rows)
+    return interpreter.run(component, Pool(name, seed if component.seeded else 0))
+
+
+def _with_ids(documents: pa.Table) -> pa.Table:
+    rows = documents.num_rows
+    if "doc_id" not in documents.schema.names:
+        documents = documents.append_column("doc_id", pa.array([str(i) for i in range(rows)], pa.string()))
+    return documents.append_column("row", pa.array(np.arange(rows, dtype=np.uint64)))
+
+
+class _Inline:
+    def __init__(self, documents: pa.Table, beside: dict[Documents, pa.Table], batch_rows: int) -> None:
+        self._documents, self._beside, self._batch_rows = documents, beside, batch_rows
+        self._decided: dict[str, pa.Table] = {}
+
+    def run(self, component: Component, pool: Pool) -> pa.Table:
+        program = component.steps(pool)
+        value: Any = None
+        while True:
+            try:
+                yielded = program.send(value)
+            except StopIteration as stop:
+                return self._map(stop.value)
+            together = isinstance(yielded, (list, tuple))
+            values = [self._result(step) for step in (yielded if together else [yielded])]
+            value = values if together else values[0]
+
+    def _batches(self, table: pa.Table) -> list[Batch]:
+        batches = table.combine_chunks().to_batches(self._batch_rows)
+        return [Batch(batch) for batch in batches or [pa.RecordBatch.from_pylist([], table.schema)]]
+
+    def _joined(self, joins: Decisions | None) -> list[Batch]:
+        if joins is None:
+            return self._batches(self._documents)
+        decided = self._decided[joins.key]
+        place = np.full(self._documents.num_rows, -1, np.int64)
+        place[decided.column("row").to_numpy().astype(np.int64)] = np.arange(decided.num_rows)
+        table = self._documents
+        for column in joins.returns:
+            table = table.append_column(column, decided.column(column).take(pa.array(place, mask=place < 0)))
+        return self._batches(table)
+
+    def _result(self, step: Step) -> Any:
+        if isinstance(step, Fold):
+            return self._fold(step)
+        if isinstance(step, Exchange):
+            return self._exchange(step)
+        raise ContractError(f"inline: expected a component of maps, folds and exchanges, got a {type(step).__name__} step; use a run for it")
+
+    def _fold(self, step: Fold) -> dict[str, Any]:
+        batches = self._joined(step.joins) if step.over is None else self._batches(self._opened(step.over))
+        merged = step.summarize(batches[0])
+        for batch in batches[1:]:
+            merged = step.merge(merged, step.summarize(batch))
+        return dict(merged)
+
+    def _opened(self, documents: Documents) -> pa.Table:
+        if documents in self._beside:
+            return _with_ids(self._beside[documents])
+        if documents.texts or not documents.paths:
+            return _with_ids(pa.table({"text": pa.array(documents.texts, pa.large_string())}))
+        from tamis.ingest import expand
+        from tamis.corpus import Fields, read_batches, survey
+
+        fields = Fields(documents.text, documents.id)
+        tables = []
+        for file in expand(documents.paths):
+            found = survey(file.url, file.relative_name, fields, 1 << 62)
+            if found.problem:
+                raise ContractError(f"{file.url}: {found.problem}")
+            for shard in found.shards:
+                tables += [pa.Table.from_batches([batch.filter(usable)]) for batch, usable in read_batches(shard, fields, ("doc_id", "text"))]
+        return _with_ids(pa.concat_tables(tables))
+
+    def _exchange(self, step: Exchange) -> Decisions:
+        sent = [pa.table({**step.emit(batch), "row": batch["row"]}) for batch in self._batches(self._documents)]
+        key = str(len(self._decided))
+        self._decided[key] = step.decide(pa.concat_tables(sent).combine_chunks())
+        return Decisions(key, step.returns)
+
+    def _map(self, step: Map | Any) -> pa.Table:
+        if not isinstance(step, Map):
+            raise ContractError(f"inline: expected a component that writes columns, got one that returns {type(step).__name__}")
+        parts = [step.apply(batch) for batch in self._joined(step.joins)]
+        return pa.table({name: pa.chunked_array([_array(part[name]) for part in parts]).cast(kind) for name, kind in step.writes.items()})
+
+
+def _array(values: Any) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
+
+
+def score(texts: Sequence[str] | pa.Array, component: str, *, verb: str = "score", seed: int = 0, **options: Any) -> pa.Table:
+    """Any component on a plain list or Arrow array of texts, without a pipeline: its columns, one row per text.
+
+    options : the component's own; a list of strings for a set of documents is the documents themselves.
+    """
+    from tamis.families import build, find
+
+    built = build(find(verb, component), options, texts=True)
+    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    return run_inline(built, pa.table({"text": array}), component, seed=seed)

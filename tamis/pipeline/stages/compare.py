@@ -1,0 +1,224 @@
+"""Does it help? A proxy model per arm and seed, on equal tokens, judged on held-out text with an interval.
+
+The pool's held-out documents (a fixed share, drawn by id) and everything that overlaps an evaluation set are left
+out of the training of every arm, and counted. Protocol: docs/methods/compare.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from tamis import seeds
+from tamis.errors import ContractError
+from tamis.models.intervals import paired_interval
+from tamis.models.packing import pack
+from tamis.models.sizes import size
+from tamis.models.tokenizer import Tokenizer
+from tamis.pipeline.stages.judge import SetFacts, encode_sets, judge, one_thread
+from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
+
+HELD_OUT = 0.02  # of the pool, by id: kept from every arm's training, to say what a selection costs elsewhere
+MARGIN = 1.25  # text drawn over the tokens wanted: `n_tokens` is an estimate
+
+
+@dataclass(frozen=True)
+class Compare(Component):
+    """Trains a proxy model per arm × seed and writes compare.json: bits per byte, and paired differences.
+
+    arms : names of select stages; control : the one that the others are compared with (by default the last).
+    size : of the proxy models. seeds : runs per arm; each has its own first weights and order of data.
+    evaluate : held-out sets by name. tokens : training tokens per run (by default those of the smallest arm).
+    evaluate_bytes : text per held-out set, drawn by document. level : of the intervals.
+    Source: methods of small-scale comparison as in Magnusson et al. 2025 (DataDecide); bits per byte over seeds.
+    """
+
+    arms: Annotated[tuple[str, ...], Field(min_length=2)]
+    evaluate: Annotated[dict[str, Documents], Field(min_length=1)]
+    size: str = "tiny"
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    control: str | None = None
+    evaluate_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    seeded: ClassVar[bool] = True
+    extra: ClassVar[str | None] = "train"
+
+    def __post_init__(self) -> None:
+        size(self.size)
+        if self.control is not None and self.control not in self.arms:
+            raise ValueError(f"control: expected one of the arms {', '.join(self.arms)}, got {self.control!r}")
+        reserved = [name for name in self.evaluate if name == "pool" or name.startswith("pool/")]
+        if reserved:
+            raise ValueError(f"evaluate: the name {reserved[0]!r} is taken by held-out documents of the pool; choose another")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("doc_id", "text", "source", "n_bytes", "n_tokens", "overlap", *(f"{arm}_repeats" for arm in self.arms))
+
+    @property
+    def _facts(self) -> tuple[str, ...]:
+        return tuple(column for column in self.reads if column not in ("text", "source"))
+
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        del name
+        return {}
+
+    def steps(self, pool: Pool) -> Steps:
+        tokenizer = yield Use("tokens")
+        counts = yield Fold(self._facts, partial(self._count, pool.seed))
+        tokens = self.tokens or int(min(counts[f"{arm}_tokens"] for arm in self.arms))
+        if tokens <= 0:
+            empty = [arm for arm in self.arms if not counts[f"{arm}_tokens"]]
+            raise ContractError(f"{pool.name}: expected arms with text to train on, got nothing in {', '.join(empty)}; look at their `where:` and budgets")
+        held_share = min(1.0, self.evaluate_bytes / max(1, int(counts["held_out_bytes"])))
+        prepare = [Train(f"rows-{arm}", self.reads, partial(self._rows, pool.seed, arm, tokens, counts, tokenizer["folder"]), gpu=False) for arm in self.arms]
+        sets = Train("sets", self.reads, partial(self._sets, pool.seed, held_share, tokenizer["folder"]), over=tuple(self.evaluate.values()), gpu=False)
+        *rows, held = yield [*prepare, sets]
+        runs = [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
+        folders = {arm: made["folder"] for arm, made in zip(self.arms, rows, strict=True)}
+        trained = yield [
+            Train(f"{arm}-{self.size}-{seed}", (), partial(self._train, folders[arm], held["folder"], tokenizer["folder"], pool.seed * 1000 + seed, tokens))
+            for arm, seed in runs
+        ]
+        return Publish("compare.json", self._verdict(tokens, counts, held, rows, list(zip(runs, trained, strict=True))))
+
+    def _held_out(self, seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
+        return np.asarray(seeds.uniform(seed, "held out", batch.doc_ids) < HELD_OUT)
+
+    def _usable(self, seed: int, arm: str, batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """(repeats, overlaps an evaluation set, held out) of each document."""
+        repeats = pc.fill_null(batch[f"{arm}_repeats"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        overlap = pc.fill_null(batch["overlap"], True).to_numpy(zero_copy_only=False)  # noqa: FBT003
+        return repeats, overlap, self._held_out(seed, batch)
+
+    def _count(self, seed: int, batch: Batch) -> Summary:
+        facts: dict[str, Any] = {}
+        tokens = pc.fill_null(batch["n_tokens"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        for arm in self.arms:
+            repeats, overlap, held = self._usable(seed, arm, batch)
+            used = np.where(overlap | held, 0, repeats)
+            facts |= {
+                f"{arm}_tokens": (used * tokens).sum(),
+                f"{arm}_documents": np.count_nonzero(used),
+                f"{arm}_overlap": np.count_nonzero((repeats > 0) & overlap),
+                f"{arm}_held_out": np.count_nonzero((repeats > 0) & held & ~overlap),
+            }
+        sizes = pc.fill_null(batch["n_bytes"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        facts["held_out_bytes"] = sizes[self._held_out(seed, batch)].sum()
+        return {name: np.array(value, np.int64) for name, value in facts.items()}
+
+    def _rows(self, seed: int, arm: str, tokens: int, counts: Summary, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
+        """Training rows of one arm: its documents in the order of a hash of their ids, packed."""
+        share = min(1.0, MARGIN * tokens / max(1, int(counts[f"{arm}_tokens"])))
+        encoder = Tokenizer.load(Path(tokenizer))
+        ids, lengths, hashes, repeats = [], [], [], []
+        for batch in workshop.documents(columns=("doc_id", "text", "n_bytes", "overlap", f"{arm}_repeats")):
+            times, overlap, held = self._usable(seed, arm, batch)
+            order = seeds.hash64(seed, f"order {arm}", batch.doc_ids)
+            chosen = np.flatnonzero((times > 0) & ~overlap & ~held & seeds.within(order, share))
+            found, offsets = encoder.encode(batch["text"].take(pa.array(chosen)).to_pylist())
+            ids.append(found)
+            lengths.append(np.diff(offsets))
+            hashes.append(order[chosen])
+            repeats.append(times[chosen])
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+        order = np.lexsort((np.diff(offsets), np.concatenate(hashes)))
+        order = np.repeat(order, np.concatenate(repeats)[order])
+        rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, order)
+        if not len(rows):
+            raise ContractError(f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; give it a larger budget")
+        np.save(workshop.folder / "rows.npy", rows)
+        return {"rows": len(rows), "documents": len(order), "tokens": int(rows.shape[0] * (rows.shape[1] - 1))}
+
+    def _sets(self, seed: int, held_share: float, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
+        held = self._held_batches(seed, held_share, workshop)
+        sets = {name: _drawn(seed, self.evaluate_bytes, workshop.documents(over)) for name, over in self.evaluate.items()}
+        return encode_sets({**sets, "pool": held}, Tokenizer.load(Path(tokenizer)), workshop.folder)
+
+    def _held_batches(self, seed: int, share: float, workshop: Workshop) -> Sequence[tuple[int, str, str]]:
+        found = []
+        for batch in workshop.documents(columns=("doc_id", "text", "source", "overlap")):
+            order = seeds.hash64(seed, "evaluate", batch.doc_ids)
+            fits = self._held_out(seed, batch) & seeds.within(order, share)
+            chosen = np.flatnonzero(fits)
+            found += _entries(batch, chosen, order)
+        return sorted(found)
+
+    def _train(self, rows: str, sets: str, tokenizer: str, seed: int, tokens: int, workshop: Workshop) -> dict[str, Any]:
+        from tamis.models.train import train
+
+        data = np.load(Path(rows) / "rows.npy", mmap_mode="r", allow_pickle=False)
+        with one_thread():
+            facts = train(
+                data, size(self.size), seed=seed, tokens=tokens, folder=workshop.folder, tokenizer_folder=Path(tokenizer), report=workshop.report
+            )
+            scores = judge(workshop.folder, Path(sets))
+        return {"training": {name: value for name, value in facts.items() if name != "tokens_per_second"}, "scores": scores, "_tokens_per_second": facts["tokens_per_second"]}
+
+    def _verdict(self, tokens: int, counts: Summary, held: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], trained: Sequence[tuple[tuple[str, int], Mapping[str, Any]]]) -> dict[str, Any]:
+        sets: dict[str, SetFacts] = held["sets"]
+        runs = [
+            {"arm": arm, "size": self.size, "seed": seed, "set": name, **values}
+            for (arm, seed), result in trained
+            for name, values in result["scores"].items()
+        ]
+        control = self.control or self.arms[-1]
+        return {
+            "arms": list(self.arms), "control": control, "size": self.size, "seeds": self.seeds, "tokens": tokens, "level": self.level,
+            "sets": sets, "runs": runs,
+            "comparisons": [self._compared(runs, arm, control, name) for arm in self.arms if arm != control for name in sets],
+            "overlap_left_out": {arm: int(counts[f"{arm}_overlap"]) for arm in self.arms},
+            "held_out_left_out": {arm: int(counts[f"{arm}_held_out"]) for arm in self.arms},
+            "training": [
+                {"arm": arm, "seed": seed, **result["training"], "documents": int(counts[f"{arm}_documents"])} for (arm, seed), result in trained
+            ],
+            "rows": {arm: made["rows"] for arm, made in zip(self.arms, rows, strict=True)},
+        }  # fmt: skip
+
+    def _compared(self, runs: Sequence[Mapping[str, Any]], arm: str, control: str, name: str) -> dict[str, Any]:
+        def scores(of: str) -> npt.NDArray[np.float64]:
+            return np.array([run["bits_per_byte"] for run in runs if run["arm"] == of and run["set"] == name], np.float64)
+
+        mean, low, high = paired_interval(scores(arm), scores(control), self.level)
+        known = not np.isnan(low)
+        return {
+            "arm": arm, "control": control, "size": self.size, "set": name, "difference": mean,
+            "low": low if known else None, "high": high if known else None, "better": bool(known and high < 0),
+            "worse": bool(known and low > 0),
+        }  # fmt: skip
+
+
+def _entries(batch: Batch, chosen: npt.NDArray[np.intp], order: npt.NDArray[np.uint64]) -> list[tuple[int, str, str]]:
+    """(hash, source, text) of the chosen documents."""
+    texts = batch["text"].take(pa.array(chosen)).to_pylist()
+    names = batch["source"].take(pa.array(chosen)).to_pylist() if "source" in batch.table.schema.names else [None] * len(chosen)
+    return [(int(key), name or "", text) for key, name, text in zip(order[chosen], names, texts, strict=True)]
+
+
+def _drawn(seed: int, most_bytes: int, batches: Iterator[Batch]) -> list[tuple[int, str, str]]:
+    """Documents of an evaluation set in the order of a hash of their ids, until there is enough text."""
+    found: list[tuple[int, str, str]] = []
+    for batch in batches:
+        order = seeds.hash64(seed, "evaluate", batch.doc_ids)
+        found += _entries(batch, np.arange(len(batch)), order)
+    found.sort()
+    kept, size_ = [], 0
+    for entry in found:
+        size_ += len(entry[2].encode())
+        if kept and size_ > most_bytes:
+            break
+        kept.append(entry)
+    return kept
+
+
