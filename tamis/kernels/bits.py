@@ -15,6 +15,7 @@ from tamis.kernels.arrow import UInt8
 from tamis.kernels.kernel import kernel
 
 HIGH_BITS = np.uint64(0x8080808080808080)
+LOW_BITS = ~HIGH_BITS
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, odd
 MIX_A = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's two multipliers (Steele, Lea, Flood 2014)
 MIX_B = np.uint64(0x94D049BB133111EB)

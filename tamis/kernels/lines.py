@@ -3,13 +3,12 @@
 import numpy as np
 
 from tamis.kernels.arrow import Int64, Text, UInt8
-from tamis.kernels.bits import GOLDEN, HIGH_BITS, MIX_A, absorb, load8, load_tail, mix, trailing_zeros
+from tamis.kernels.bits import GOLDEN, HIGH_BITS, LOW_BITS, MIX_A, absorb, load8, load_tail, mix, trailing_zeros
 from tamis.kernels.kernel import kernel
 from tamis.kernels.table import Slots, find, slots_for
 
 NEWLINE = 10
 NEWLINES = np.uint64(0x0A0A0A0A0A0A0A0A)
-LOW_BITS = ~HIGH_BITS
 PARAGRAPH = MIX_A  # sets paragraphs apart from lines in one hash table
 # columns of `repeated_lines`
 LINES, LINE_CHARS, PARAGRAPHS, PARAGRAPH_CHARS = 0, 1, 2, 3

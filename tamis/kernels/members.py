@@ -7,7 +7,7 @@ import numpy as np
 from tamis.kernels.arrow import Int64, UInt64
 from tamis.kernels.bits import MIX_A, mix, trailing_zeros
 from tamis.kernels.kernel import kernel
-from tamis.kernels.words import Bool, Int32, Tokens
+from tamis.kernels.words import Bool, Int32, Tokens, longest_document
 
 BITS_PER_MEMBER = 16  # one absent hash in about sixteen passes the filter
 
@@ -77,14 +77,6 @@ def _fill_ngrams(tokens: Tokens, d: int, n: int, words: UInt64, out: UInt64) -> 
 
 
 @kernel
-def _longest(tokens: Tokens) -> int:
-    longest = 0
-    for d in range(len(tokens.document) - 1):
-        longest = max(longest, tokens.document[d + 1] - tokens.document[d])
-    return longest
-
-
-@kernel
 def word_ngrams(tokens: Tokens, n: int) -> tuple[Int64, UInt64]:
     """(document, hash) of all n-grams of words in a row, over punctuation: int64, (documents + 1) and uint64, (k).
 
@@ -92,7 +84,7 @@ def word_ngrams(tokens: Tokens, n: int) -> tuple[Int64, UInt64]:
     with its words' hashes as coefficients, so the next one takes two multiplications whatever n.
     """
     document = np.zeros(len(tokens.document), np.int64)
-    hashes, words = np.empty(len(tokens.hash), np.uint64), np.empty(_longest(tokens), np.uint64)
+    hashes, words = np.empty(len(tokens.hash), np.uint64), np.empty(longest_document(tokens), np.uint64)
     for d in range(len(document) - 1):
         document[d + 1] = document[d] + _fill_ngrams(tokens, d, n, words, hashes[document[d] :])
     return document, hashes[: document[-1]]
@@ -102,7 +94,7 @@ def word_ngrams(tokens: Tokens, n: int) -> tuple[Int64, UInt64]:
 def count_shared_ngrams(tokens: Tokens, n: int, members: Members) -> Int64:
     """At how many places each document has an n-gram of words that is in the set: int64, (documents)."""
     out = np.zeros(len(tokens.document) - 1, np.int64)
-    size = _longest(tokens)
+    size = longest_document(tokens)
     words, hashes = np.empty(size, np.uint64), np.empty(size, np.uint64)
     for d in range(len(out)):
         count = _fill_ngrams(tokens, d, n, words, hashes)

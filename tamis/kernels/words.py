@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.kernels.arrow import Int64, Text, UInt8, UInt64
-from tamis.kernels.bits import GOLDEN, HIGH_BITS, absorb, load8, load_tail, mix, trailing_zeros
+from tamis.kernels.bits import GOLDEN, HIGH_BITS, LOW_BITS, absorb, load8, load_tail, mix, trailing_zeros
 from tamis.kernels.kernel import kernel
 from tamis.kernels.unicode import TABLE, decode, entry_of, nfc
 from tamis.kernels.unicode_table import KIND, SPACE, WORD, Table
@@ -21,6 +21,9 @@ Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
 LEAST_BYTES_PER_TOKEN = 3  # first guess, untouched memory costs nothing; English prose has about 5
+
+FIRST = np.uint64(0x80)  # the high bit of the first byte
+BELOW = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)  # the first n bytes
 
 
 class Tokens(NamedTuple):
@@ -83,11 +86,6 @@ def _grown(columns: _Columns, used: int) -> _Columns:
     larger.chars[:used] = columns.chars[:used]
     larger.is_word[:used] = columns.is_word[:used]
     return larger
-
-
-LOW_BITS = ~HIGH_BITS
-FIRST = np.uint64(0x80)
-BELOW = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)
 
 
 @kernel
@@ -223,3 +221,12 @@ def count_words(tokens: Tokens) -> Int64:
         for i in range(tokens.document[d], tokens.document[d + 1]):
             counts[d] += tokens.is_word[i]
     return counts
+
+
+@kernel
+def longest_document(tokens: Tokens) -> int:
+    """The number of tokens of the document that has most."""
+    longest = 0
+    for d in range(len(tokens.document) - 1):
+        longest = max(longest, tokens.document[d + 1] - tokens.document[d])
+    return longest
