@@ -194,6 +194,7 @@ class Train:
     reads : pool columns, as for a map. over : other documents it reads (their content is part of its key).
     train : fills `workshop.folder`, returns a JSON-able dict; the engine adds its "folder". A task that was
     killed finds its folder as it left it and should go on from there.
+    pretend : what `tamis check` takes for its result instead of training.
     """
 
     label: str
@@ -201,6 +202,7 @@ class Train:
     train: Callable[[Workshop], dict[str, Any]]
     over: Sequence[Documents] = ()
     gpu: bool = True
+    pretend: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

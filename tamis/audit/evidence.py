@@ -154,7 +154,7 @@ def _survivors(run: Run, connection: duckdb.DuckDBPyConnection, documents: Any) 
     ids = {values[f"{stage.name}_kept_by"] for values in documents for stage in _deduplicators(run)} - {None}
     if not ids:
         return {}
-    query = f"SELECT row FROM documents WHERE doc_id IN ({', '.join('?' * len(ids))})"
+    query = f"SELECT row FROM documents WHERE doc_id IN ({', '.join('?' * len(ids))})"  # noqa: S608
     rows = [row for (row,) in connection.execute(query, sorted(ids)).fetchall()]
     texts = {}
     marks = [f"{stage.name}_duplicate" for stage in _deduplicators(run)]

@@ -226,7 +226,7 @@ class Run:
             ) from error
         if position != shard.rows:
             raise ContractError(
-                f"{shard.url}: expected {shard.rows:,} documents as in the run, got {position:,}; the file has changed since"
+                f"{shard.url}: expected {shard.rows:,} documents as in the run, got {position:,}; the file has changed"
             )
 
     def _beside(self, shard: Shard, names: Sequence[str]) -> pa.Table:

@@ -124,7 +124,8 @@ def _duplicates(entry: Duplicates, document: Evidence) -> Iterator[str]:
     elif entry.kept_by is None:
         yield f"  it stays, for cluster {entry.cluster} of {entry.size:,} documents"
     else:
-        yield f"  duplicate: {one_line(entry.kept_by)} stays instead, for cluster {entry.cluster} of {entry.size:,} documents"
+        cluster = f"cluster {entry.cluster} of {entry.size:,} documents"
+        yield f"  duplicate: {one_line(entry.kept_by)} stays instead, for {cluster}"
         yield f"    that one  {_quoted(entry.kept_by_text)}"
         yield f"    this one  {_quoted(document.text)}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tamis.corpus import Shard, layer_file, publish
 from tamis.errors import ContractError, LedgerError, TamisError
@@ -479,17 +480,18 @@ class Driver:
                 continue
             name = stage.spec.name
             folder = self.columns[f"{name}_repeats"]
-            kept, reasons, rows = 0, dict[str, int](), 0
+            kept, uses, reasons, rows = 0, 0, dict[str, int](), 0
             for shard in self.pool.shards:
                 table = read_layer(self.run / folder / layer_file(shard.number), [f"{name}_repeats", f"{name}_reason"])
                 rows += table.num_rows
                 kept += _count_positive(table.column(0))
+                uses += pc.sum(table.column(0)).as_py() or 0
                 for entry in table.column(1).value_counts().to_pylist():
                     if entry["values"] is not None:
                         reasons[entry["values"]] = reasons.get(entry["values"], 0) + entry["counts"]
             unusable = rows - kept - sum(reasons.values())
             pool = sum(shard.rows for shard in self.pool.shards)
-            self.arms[name] = {"pool": pool, "kept": kept, "dropped": {**reasons, **({"unusable": unusable} if unusable else {})}}
+            self.arms[name] = {"pool": pool, "kept": kept, "uses": uses, "dropped": {**reasons, **({"unusable": unusable} if unusable else {})}}
             if rows != pool or unusable < 0 or unusable > self._unusable_rows():
                 raise LedgerError(f"arm {name}: the books do not balance: {pool} documents in the pool, {kept} kept, {reasons} dropped; report this")
 
@@ -523,8 +525,6 @@ def _without_where(spec: ProgramSpec) -> ProgramSpec:
 
 
 def _count_positive(column: pa.ChunkedArray) -> int:
-    import pyarrow.compute as pc
-
     return int(pc.sum(pc.fill_null(pc.greater(column, 0), False)).as_py() or 0)  # noqa: FBT003
 
 

@@ -78,17 +78,14 @@ class Compare(Component):
         tokenizer = yield Use("tokens")
         counts = yield Fold(self._facts, partial(self._count, pool.seed))
         tokens = self.tokens or int(min(counts[f"{arm}_tokens"] for arm in self.arms))
-        if tokens <= 0:
-            empty = [arm for arm in self.arms if not counts[f"{arm}_tokens"]]
-            raise ContractError(f"{pool.name}: expected arms with text to train on, got nothing in {', '.join(empty)}; look at their `where:` and budgets")
         held_share = min(1.0, self.evaluate_bytes / max(1, int(counts["held_out_bytes"])))
-        prepare = [Train(f"rows-{arm}", self.reads, partial(self._rows, pool.seed, arm, tokens, counts, tokenizer["folder"]), gpu=False) for arm in self.arms]
-        sets = Train("sets", self.reads, partial(self._sets, pool.seed, held_share, tokenizer["folder"]), over=tuple(self.evaluate.values()), gpu=False)
+        prepare = [Train(f"rows-{arm}", self.reads, partial(self._rows, pool.seed, arm, tokens, counts, tokenizer["folder"]), gpu=False, pretend={"rows": 0}) for arm in self.arms]
+        sets = Train("sets", self.reads, partial(self._sets, pool.seed, held_share, tokenizer["folder"]), over=tuple(self.evaluate.values()), gpu=False, pretend={"sets": {}})
         *rows, held = yield [*prepare, sets]
         runs = [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
         folders = {arm: made["folder"] for arm, made in zip(self.arms, rows, strict=True)}
         trained = yield [
-            Train(f"{arm}-{self.size}-{seed}", (), partial(self._train, folders[arm], held["folder"], tokenizer["folder"], pool.seed * 1000 + seed, tokens))
+            Train(f"{arm}-{self.size}-{seed}", (), partial(self._train, folders[arm], held["folder"], tokenizer["folder"], pool.seed * 1000 + seed, tokens), pretend={"scores": {}, "training": {}})
             for arm, seed in runs
         ]
         return Publish("compare.json", self._verdict(tokens, counts, held, rows, list(zip(runs, trained, strict=True))))
@@ -120,6 +117,8 @@ class Compare(Component):
 
     def _rows(self, seed: int, arm: str, tokens: int, counts: Summary, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
         """Training rows of one arm: its documents in the order of a hash of their ids, packed."""
+        if not counts[f"{arm}_tokens"]:
+            raise ContractError(f"compare: expected text to train on in the arm {arm}, got none; look at its `where:` and its budget")
         share = min(1.0, MARGIN * tokens / max(1, int(counts[f"{arm}_tokens"])))
         encoder = Tokenizer.load(Path(tokenizer))
         ids, lengths, hashes, repeats = [], [], [], []

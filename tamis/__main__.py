@@ -1,0 +1,206 @@
+"""The command line: parses, calls, prints. Status 0 is success, 1 a failed run, 2 wrong usage or an invalid file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tamis import __version__
+from tamis.errors import ColumnError, SpecError, TamisError
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+STAGES = click.argument("stages", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tamis")
+def cli() -> None:
+    """Sift a pretraining corpus: embed, deduplicate, score, select, and prove with proxy models that it helped."""
+
+
+def _where_to_work(command: Any) -> Any:
+    for option in (
+        click.option("--dashboard", is_flag=True, help="Serve Dask's dashboard on 127.0.0.1:8787."),
+        click.option("--cluster-option", "cluster_options", multiple=True, metavar="KEY=VALUE", help="An argument of the cluster class, as JSON."),
+        click.option("--cluster", metavar="CLASS", help="A Dask cluster class by import path, e.g. dask_jobqueue.SLURMCluster."),
+        click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler."),
+        click.option("--workers", type=click.IntRange(min=1), help="Processes of a local cluster. [default: all cores]"),
+        click.option("--serial", is_flag=True, help="Everything in this process."),
+    ):
+        command = option(command)
+    return command
+
+
+def _workers(where: dict[str, Any]) -> Any:
+    from tamis.pipeline.start import workers_for
+
+    options = {}
+    for text in where.pop("cluster_options"):
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise click.UsageError(f"--cluster-option: expected KEY=VALUE, got {text!r}")
+        options[key] = _json_or_text(value)
+    return workers_for(where["workers"], where["scheduler"], where["cluster"], options, serial=where["serial"], dashboard=where["dashboard"])
+
+
+def _json_or_text(value: str) -> Any:
+    import json
+
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+@cli.command()
+@STAGES
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory. [default: `out:` of the file]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="SHARDS", help="Only the first few shards.")
+@click.option("--redo", multiple=True, metavar="NAME", help="Make a stage's results again.")
+@click.option("--accept-code", is_flag=True, help="Keep results although the code behind them changed.")
+@_where_to_work
+def run(stages: Path, out: Path | None, limit: int | None, redo: tuple[str, ...], *, accept_code: bool, **where: Any) -> None:
+    """Run STAGES.yaml, or resume it: only unfinished work is done."""
+    from tamis.pipeline.progress import Progress
+    from tamis.pipeline.spec import load_spec
+    from tamis.pipeline.start import start
+
+    spec = load_spec(stages)
+    folder = out or spec.out
+    progress = Progress()
+    start(spec, folder, _workers(where), progress, limit=limit, redo=redo, accept_code=accept_code)
+    progress.line(f"done: {folder}")
+
+
+@cli.command()
+@STAGES
+def check(stages: Path) -> None:
+    """Validate STAGES.yaml and print its passes, columns, bytes and a cost estimate, from a rehearsal on a few documents."""
+    from tamis.pipeline.rehearsal import rehearse
+    from tamis.pipeline.spec import load_spec
+
+    click.echo(rehearse(load_spec(stages)))
+
+
+@cli.command()
+@RUN
+def status(run: Path) -> None:
+    """What is done, per stage: shards, documents, speed, failures."""
+    from tamis.audit.reader import open_run
+    from tamis.audit.status import status as tell
+
+    click.echo(tell(open_run(run)))
+
+
+@cli.command()
+@RUN
+def report(run: Path) -> None:
+    """Write RUN/report/index.html, which opens offline."""
+    from tamis.audit.reader import open_run
+    from tamis.audit.report import write_report
+
+    click.echo(write_report(open_run(run)))
+
+
+@cli.command()
+@RUN
+@click.argument("doc_id")
+def why(run: Path, doc_id: str) -> None:
+    """Every column and decision about one document, and the document that displaced it."""
+    from tamis.audit.reader import open_run
+    from tamis.audit.why import why as tell
+
+    click.echo(tell(open_run(run), doc_id))
+
+
+@cli.command()
+@click.argument("one", metavar="RUN_A[:ARM]")
+@click.argument("other", metavar="RUN_B[:ARM]")
+def diff(one: str, other: str) -> None:
+    """How two selections differ: overlap, sources, lengths, scores, examples."""
+    from tamis.audit.diff import diff as tell
+    from tamis.audit.reader import open_run
+
+    (run_a, arm_a), (run_b, arm_b) = _run_and_arm(one), _run_and_arm(other)
+    click.echo(tell(open_run(run_a), arm_a, open_run(run_b), arm_b))
+
+
+def _run_and_arm(text: str) -> tuple[Path, str | None]:
+    folder, colon, arm = text.rpartition(":")
+    return (Path(folder), arm) if colon and not Path(text).exists() else (Path(text), None)
+
+
+@cli.command()
+@RUN
+@click.argument("query")
+def sql(run: Path, query: str) -> None:
+    """A DuckDB SELECT over the view `documents`: all columns of all layers."""
+    from tamis.audit.reader import open_run
+    from tamis.audit.sql import render
+    from tamis.audit.sql import sql as ask
+
+    click.echo(render(ask(open_run(run), query)))
+
+
+@cli.command()
+@RUN
+@click.option("--arm", required=True)
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["parquet", "jsonl.zst"]), default="parquet", show_default=True)
+@click.option("--column", "columns", multiple=True, help="A column of a layer to carry along; may be repeated.")
+@_where_to_work
+def export(run: Path, arm: str, folder: Path, form: str, columns: tuple[str, ...], **where: Any) -> None:
+    """Write an arm's documents to a folder."""
+    from tamis.pipeline.export import export as write
+
+    with _workers(where) as workers:
+        done = write(run, arm, folder, form, workers, columns)
+    click.echo(f"{done.documents:,} documents in {done.files} files, {done.bytes:,} bytes: {done.folder}")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Your own components as well.")
+def components(name: str | None, folder: Path | None) -> None:
+    """List the components, or show one with its options and sources."""
+    from tamis.catalogue import describe, listing
+
+    click.echo(describe(name, folder) if name else listing(folder))
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def sample(folder: Path) -> None:
+    """Build a real corpus offline: the documentation of the installed Python packages."""
+    from tamis.sample import build_sample
+
+    facts = build_sample(folder)
+    verb = "kept" if facts.reused else "built"
+    click.echo(f"{verb} {facts.documents:,} documents in {folder}: pool {facts.pool:,}, target {facts.train:,} train and {facts.valid:,} valid")
+
+
+def main() -> None:
+    """Runs the command line with the exit status it promises."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; run the same command again to go on", err=True)
+        sys.exit(1)
+    except (SpecError, ColumnError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except (TamisError, ValueError, OSError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
