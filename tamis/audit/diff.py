@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from tamis.audit.evidence import is_ranked, quoted
 from tamis.audit.reader import Run
@@ -54,37 +52,40 @@ def diff(run_a: Run, arm_a: str, run_b: Run, arm_b: str) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _size(side: Side) -> tuple[str, str]:
-    """How a selection is weighed: by tokens where they were counted, else by bytes."""
-    return ("n_tokens", "tokens") if "n_tokens" in side.run.columns else ("n_bytes", "bytes")
+def _size(*runs: Run) -> tuple[str, str]:
+    """How selections are weighed, as column and unit: by tokens where all of them counted those, else by bytes."""
+    return ("n_tokens", "tokens") if all("n_tokens" in run.columns for run in runs) else ("n_bytes", "bytes")
 
 
 def _pair(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> None:
     """A view `pairs`: every document that either arm keeps, with `in_a`, `in_b`, its source and its size."""
+    size, _ = _size(a.run, b.run)
     if _same_documents(a.run, b.run):
         of_b = "" if a.run.path.resolve() == b.run.path.resolve() else " JOIN b USING (row)"
         kept_b = f"{'a' if not of_b else 'b'}.{quoted(f'{b.arm}_repeats')}"
         documents = (
-            f"SELECT a.doc_id, a.source, a.{_size(a)[0]} AS size, "
+            f"SELECT a.doc_id, a.source, a.{size} AS size, "
             f"coalesce(a.{quoted(f'{a.arm}_repeats')}, 0) AS in_a, coalesce({kept_b}, 0) AS in_b FROM a{of_b}"
         )
     else:
         documents = f"""
             SELECT coalesce(x.doc_id, y.doc_id) AS doc_id, coalesce(x.source, y.source) AS source,
                    coalesce(x.size, y.size) AS size, coalesce(x.times, 0) AS in_a, coalesce(y.times, 0) AS in_b
-            FROM ({_kept(a)}) x FULL JOIN ({_kept(b)}) y USING (doc_id)"""
+            FROM ({_kept(a, size)}) x FULL JOIN ({_kept(b, size)}) y USING (doc_id)"""
     connection.execute(f"CREATE VIEW pairs AS SELECT * FROM ({documents}) WHERE in_a > 0 OR in_b > 0")  # noqa: S608
 
 
 def _same_documents(one: Run, other: Run) -> bool:
-    return one.corpus.digest == other.corpus.digest and [s.number for s in one.shards] == [s.number for s in other.shards]
+    return one.corpus.digest == other.corpus.digest and [s.number for s in one.shards] == [
+        s.number for s in other.shards
+    ]
 
 
-def _kept(side: Side) -> str:
+def _kept(side: Side, size: str) -> str:
     """The documents of an arm, one for each id."""
     times = quoted(f"{side.arm}_repeats")
     return (
-        f"SELECT doc_id, any_value(source) AS source, sum({_size(side)[0]}) AS size, max({times}) AS times "  # noqa: S608
+        f"SELECT doc_id, any_value(source) AS source, sum({size}) AS size, max({times}) AS times "  # noqa: S608
         f"FROM {side.view} WHERE {times} > 0 GROUP BY doc_id"
     )
 
@@ -100,16 +101,15 @@ def _overlap(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> list[st
             sums.append(f"coalesce(sum({mass}) FILTER ({kept}), 0)::HUGEINT")
     (found,) = _rows(connection, f"SELECT {', '.join(sums)} FROM pairs")  # noqa: S608
     rows = []
-    for label, (in_a, in_b, both, either) in (("documents", found[:4]), (_size(a)[1], found[4:])):
+    for label, (in_a, in_b, both, either) in (("documents", found[:4]), (_size(a.run, b.run)[1], found[4:])):
         jaccard = f"{both / either:.3f}" if either else "·"
         rows.append([label, *(f"{int(n):,}" for n in (in_a, in_b, both, in_a - both, in_b - both)), jaccard])
-    del b
     return aligned(("overlap", "A", "B", "both", "only A", "only B", "Jaccard"), rows, [False, *[True] * 6])
 
 
 def _sources(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> list[str]:
     """Shares of the sources, the largest change first."""
-    del b
+    _, unit = _size(a.run, b.run)
     query = """
         SELECT source, sum(size) FILTER (in_a > 0), sum(size) FILTER (in_b > 0), count(*) FILTER (in_a > 0),
                count(*) FILTER (in_b > 0)
@@ -123,7 +123,7 @@ def _sources(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> list[st
          f"{float(change) * 100:+.1f}", f"{documents_a:,}", f"{documents_b:,}"]
         for source, in_a, in_b, documents_a, documents_b, change in found
     ]  # fmt: skip
-    heads = ("source", f"A, % of {_size(a)[1]}", f"B, % of {_size(a)[1]}", "change, points", "A documents", "B documents")
+    heads = ("source", f"A, % of {unit}", f"B, % of {unit}", "change, points", "A documents", "B documents")
     return aligned(heads, rows, [False, *[True] * 5])
 
 
@@ -147,8 +147,7 @@ def _is_number_in(run: Run, name: str) -> bool:
 
 def _moments(connection: duckdb.DuckDBPyConnection, side: Side, names: Sequence[str]) -> list[tuple[Any, Any, Any]]:
     chosen = [
-        f"approx_quantile({c}, 0.5)::DOUBLE, avg({c}::DOUBLE), stddev_samp({c}::DOUBLE)"
-        for c in map(quoted, names)
+        f"approx_quantile({c}, 0.5)::DOUBLE, avg({c}::DOUBLE), stddev_samp({c}::DOUBLE)" for c in map(quoted, names)
     ]
     if not chosen:
         return []
