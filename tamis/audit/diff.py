@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - column names are quoted, values are parameters, and the connection only reads
 """How two selections differ: which documents, from which sources, how long, with which scores."""
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _pair(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> None:
             SELECT coalesce(x.doc_id, y.doc_id) AS doc_id, coalesce(x.source, y.source) AS source,
                    coalesce(x.size, y.size) AS size, coalesce(x.times, 0) AS in_a, coalesce(y.times, 0) AS in_b
             FROM ({_kept(a, size)}) x FULL JOIN ({_kept(b, size)}) y USING (doc_id)"""
-    connection.execute(f"CREATE VIEW pairs AS SELECT * FROM ({documents}) WHERE in_a > 0 OR in_b > 0")  # noqa: S608
+    connection.execute(f"CREATE VIEW pairs AS SELECT * FROM ({documents}) WHERE in_a > 0 OR in_b > 0")
 
 
 def _same_documents(one: Run, other: Run) -> bool:
@@ -85,21 +86,20 @@ def _kept(side: Side, size: str) -> str:
     """The documents of an arm, one for each id."""
     times = quoted(f"{side.arm}_repeats")
     return (
-        f"SELECT doc_id, any_value(source) AS source, sum({size}) AS size, max({times}) AS times "  # noqa: S608
+        f"SELECT doc_id, any_value(source) AS source, sum({size}) AS size, max({times}) AS times "
         f"FROM {side.view} WHERE {times} > 0 GROUP BY doc_id"
     )
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    return connection.execute(query, list(parameters)).fetchall()
+    found: list[tuple[Any, ...]] = connection.execute(query, list(parameters)).fetchall()
+    return found
 
 
 def _overlap(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> list[str]:
-    sums = []
-    for mass in ("1", "size"):
-        for kept in ("in_a > 0", "in_b > 0", "in_a > 0 AND in_b > 0", "in_a > 0 OR in_b > 0"):
-            sums.append(f"coalesce(sum({mass}) FILTER ({kept}), 0)::HUGEINT")
-    (found,) = _rows(connection, f"SELECT {', '.join(sums)} FROM pairs")  # noqa: S608
+    groups = ("in_a > 0", "in_b > 0", "in_a > 0 AND in_b > 0", "in_a > 0 OR in_b > 0")
+    sums = [f"coalesce(sum({mass}) FILTER ({kept}), 0)::HUGEINT" for mass in ("1", "size") for kept in groups]
+    (found,) = _rows(connection, f"SELECT {', '.join(sums)} FROM pairs")
     rows = []
     for label, (in_a, in_b, both, either) in (("documents", found[:4]), (_size(a.run, b.run)[1], found[4:])):
         jaccard = f"{both / either:.3f}" if either else "·"
@@ -116,7 +116,7 @@ def _sources(connection: duckdb.DuckDBPyConnection, a: Side, b: Side) -> list[st
         FROM pairs GROUP BY source"""
     (totals,) = _rows(connection, "SELECT sum(size) FILTER (in_a > 0), sum(size) FILTER (in_b > 0) FROM pairs")
     total_a, total_b = (float(total or 0) or 1.0 for total in totals)
-    changes = f"SELECT *, coalesce(#3, 0) / {total_b} - coalesce(#2, 0) / {total_a} AS change FROM ({query})"  # noqa: S608
+    changes = f"SELECT *, coalesce(#3, 0) / {total_b} - coalesce(#2, 0) / {total_a} AS change FROM ({query})"
     found = _rows(connection, f"{changes} ORDER BY abs(change) DESC, source LIMIT {SOURCES}")
     rows = [
         [cell(source), f"{float(in_a or 0) / total_a:.1%}", f"{float(in_b or 0) / total_b:.1%}",
@@ -152,18 +152,18 @@ def _moments(connection: duckdb.DuckDBPyConnection, side: Side, names: Sequence[
     if not chosen:
         return []
     times = quoted(f"{side.arm}_repeats")
-    (found,) = _rows(connection, f"SELECT {', '.join(chosen)} FROM {side.view} WHERE {times} > 0")  # noqa: S608
+    (found,) = _rows(connection, f"SELECT {', '.join(chosen)} FROM {side.view} WHERE {times} > 0")
     return [(found[i], found[i + 1], found[i + 2]) for i in range(0, len(found), 3)]
 
 
 def _examples(connection: duckdb.DuckDBPyConnection, here: Side, there: Side) -> list[str]:
     """A few documents that only one arm has: the same ones every time, whatever the order of the files."""
     only = f"in_{here.name.lower()} > 0 AND in_{there.name.lower()} = 0"
-    query = f"SELECT doc_id FROM pairs WHERE {only} ORDER BY md5(doc_id), doc_id LIMIT {EXAMPLES}"  # noqa: S608
+    query = f"SELECT doc_id FROM pairs WHERE {only} ORDER BY md5(doc_id), doc_id LIMIT {EXAMPLES}"
     ids = [doc_id for (doc_id,) in _rows(connection, query)]
     lines = [f"only in {here.name} ({here.arm})" + ("" if ids else ": nothing")]
     for doc_id in ids:
-        (text,) = _rows(connection, f"SELECT text FROM {here.view} WHERE doc_id = ? LIMIT 1", [doc_id])[0]  # noqa: S608
+        (text,) = _rows(connection, f"SELECT text FROM {here.view} WHERE doc_id = ? LIMIT 1", [doc_id])[0]
         line = one_line(text or "")
         lines.append(f"  {one_line(doc_id)}")
         lines.append(f"    “{line[:TEXT_WIDTH]}{'…' if len(line) > TEXT_WIDTH else ''}”")

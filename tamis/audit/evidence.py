@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - column names are quoted, values are parameters, and the connection only reads
 """All that a run knows about one document: its values and where they stand, its duplicates, its fate in every arm."""
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def _survivors(run: Run, connection: duckdb.DuckDBPyConnection, documents: Any) 
     ids = {values[f"{stage.name}_kept_by"] for values in documents for stage in _deduplicators(run)} - {None}
     if not ids:
         return {}
-    query = f"SELECT row FROM documents WHERE doc_id IN ({', '.join('?' * len(ids))})"  # noqa: S608
+    query = f"SELECT row FROM documents WHERE doc_id IN ({', '.join('?' * len(ids))})"
     rows = [row for (row,) in connection.execute(query, sorted(ids)).fetchall()]
     texts = {}
     marks = [f"{stage.name}_duplicate" for stage in _deduplicators(run)]
@@ -179,7 +180,7 @@ def _standings(run: Run, connection: duckdb.DuckDBPyConnection, values: Mapping[
             counts.append(f"count(*) FILTER ({name} IS NOT NULL{of})")
         parameters.append(own)
     named = {f"v{i}": own for i, own in enumerate(parameters)} | {"source": values["source"]}
-    (found,) = connection.execute(f"SELECT {', '.join(counts)} FROM documents", named).fetchall()  # noqa: S608
+    (found,) = connection.execute(f"SELECT {', '.join(counts)} FROM documents", named).fetchall()
     pool, within = list(_threes(found))[::2], list(_threes(found))[1::2]
     return {
         column.name: Standing(p.below / p.total, p.equal / p.total, s.below / s.total if s.total else None)
