@@ -40,8 +40,9 @@ class Scale:
     def ticks(self) -> list[float]:
         """Round numbers within the axis, at most six."""
         if self.is_log:
-            powers = [10.0**i for i in range(12) if self.low <= 10**i <= self.high]
-            return powers or [self.low, self.high]
+            steps = [float(f * 10**i) for i in range(12) for f in (1, 3) if self.low <= f * 10**i <= self.high]
+            powers = [step for step in steps if math.log10(step).is_integer()]
+            return (powers if len(powers) > 3 else steps) or [self.low, self.high]
         return round_numbers(self.low, self.high)
 
 
@@ -58,7 +59,7 @@ def round_numbers(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number for an axis: short, with a proper minus."""
+    """A number for an axis: three digits, with a proper minus."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6:
@@ -66,7 +67,7 @@ def number(value: float) -> str:
     elif abs(value) >= 1e4:
         text = f"{value / 1e3:,.3g}k"
     else:
-        text = f"{value:,.4g}"
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return text.replace("-", "−")
 
 

@@ -50,11 +50,10 @@ def render_page(run: Run) -> str:
         n=_integer, mb=_megabytes, millions=_millions, pct=_percent, num=_number, bits=_bits, signed=_signed,
         line=one_line,
     )  # fmt: skip
-    environment.globals["safe"] = jinja2_safe
     return environment.get_template("report.html").render(**_contents(run))
 
 
-def jinja2_safe(markup: str) -> Any:
+def safe(markup: str) -> Any:
     """Marks a chart of ours as HTML; what it holds of the corpus was escaped when it was drawn."""
     from markupsafe import Markup
 
@@ -70,17 +69,19 @@ def _contents(run: Run) -> dict[str, Any]:
         clusters = duplicates(run, connection)
         pool = funnels[0].pool if funnels else _pool(run, connection)
     comparison = load_comparison(run.path)
+    shifts = {funnel.arm.name: _shifts(funnel) for funnel in funnels}
     return {
         "run": run,
         "name": run.path.resolve().name,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "style": jinja2_safe((HERE / "report.css").read_text(encoding="utf-8")),
+        "style": safe((HERE / "report.css").read_text(encoding="utf-8")),
         "pool": pool,
         "headlines": _headlines(funnels, comparison),
         "funnels": funnels,
         "fate_class": fate_class,
         "by_source": _by_source(funnels),
-        "shifts": {funnel.arm.name: _shifts(funnel) for funnel in funnels},
+        "shifts": shifts,
+        "largest_shift": max((abs(row[3]) for rows in shifts.values() for row in rows), default=0) or 1,
         "distributions": [(drawing, _histograms(drawing)) for drawing in drawn],
         "flags": marks,
         "duplicates": clusters,
@@ -145,7 +146,7 @@ def _shifts(one: Funnel) -> list[tuple[str, float, float, float]]:
 def _histograms(drawing: Distribution) -> list[Any]:
     name = drawing.column.name
     return [
-        jinja2_safe(
+        safe(
             charts.histogram(
                 drawing.scale, counts.kept, counts.dropped, f"{name}: kept and dropped by {counts.arm.name}"
             )
@@ -162,7 +163,7 @@ def _interval_charts(comparison: Comparison | None) -> list[tuple[str, str, Any]
     for arm, control in arms:
         rows = chart_rows([d for d in comparison.differences if (d.arm, d.control) == (arm, control)])
         axis = f"{arm} minus {control}, bits per byte (below zero is better)"
-        found.append((arm, control, jinja2_safe(charts.intervals(rows, axis))))
+        found.append((arm, control, safe(charts.intervals(rows, axis))))
     return found
 
 
