@@ -24,10 +24,20 @@ def cli() -> None:
 def _where_to_work(command: Any) -> Any:
     for option in (
         click.option("--dashboard", is_flag=True, help="Serve Dask's dashboard on 127.0.0.1:8787."),
-        click.option("--cluster-option", "cluster_options", multiple=True, metavar="KEY=VALUE", help="An argument of the cluster class, as JSON."),
-        click.option("--cluster", metavar="CLASS", help="A Dask cluster class by import path, e.g. dask_jobqueue.SLURMCluster."),
+        click.option(
+            "--cluster-option",
+            "cluster_options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="An argument of the cluster class, as JSON.",
+        ),
+        click.option(
+            "--cluster", metavar="CLASS", help="A Dask cluster class by import path, e.g. dask_jobqueue.SLURMCluster."
+        ),
         click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler."),
-        click.option("--workers", type=click.IntRange(min=1), help="Processes of a local cluster. [default: all cores]"),
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Processes of a local cluster. [default: all cores]"
+        ),
         click.option("--serial", is_flag=True, help="Everything in this process."),
     ):
         command = option(command)
@@ -43,7 +53,14 @@ def _workers(where: dict[str, Any]) -> Any:
         if not sign:
             raise click.UsageError(f"--cluster-option: expected KEY=VALUE, got {text!r}")
         options[key] = _json_or_text(value)
-    return workers_for(where["workers"], where["scheduler"], where["cluster"], options, serial=where["serial"], dashboard=where["dashboard"])
+    return workers_for(
+        where["workers"],
+        where["scheduler"],
+        where["cluster"],
+        options,
+        serial=where["serial"],
+        dashboard=where["dashboard"],
+    )
 
 
 def _json_or_text(value: str) -> Any:
@@ -62,7 +79,9 @@ def _json_or_text(value: str) -> Any:
 @click.option("--redo", multiple=True, metavar="NAME", help="Make a stage's results again.")
 @click.option("--accept-code", is_flag=True, help="Keep results although the code behind them changed.")
 @_where_to_work
-def run(stages: Path, out: Path | None, limit: int | None, redo: tuple[str, ...], *, accept_code: bool, **where: Any) -> None:
+def run(
+    stages: Path, out: Path | None, limit: int | None, redo: tuple[str, ...], *, accept_code: bool, **where: Any
+) -> None:
     """Run STAGES.yaml, or resume it: only unfinished work is done."""
     from tamis.pipeline.progress import Progress
     from tamis.pipeline.spec import load_spec
@@ -163,7 +182,9 @@ def export(run: Path, arm: str, folder: Path, form: str, columns: tuple[str, ...
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Your own components as well.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Your own components as well."
+)
 def components(name: str | None, folder: Path | None) -> None:
     """List the components, or show one with its options and sources."""
     from tamis.catalogue import describe, listing
@@ -179,7 +200,9 @@ def sample(folder: Path) -> None:
 
     facts = build_sample(folder)
     verb = "kept" if facts.reused else "built"
-    click.echo(f"{verb} {facts.documents:,} documents in {folder}: pool {facts.pool:,}, target {facts.train:,} train and {facts.valid:,} valid")
+    click.echo(
+        f"{verb} {facts.documents:,} documents in {folder}: pool {facts.pool:,}, target {facts.train:,} train and {facts.valid:,} valid"
+    )
 
 
 def main() -> None:

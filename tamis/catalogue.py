@@ -42,10 +42,16 @@ def _description(verb: str, name: str, cls: type[Component]) -> str:
     hints = typing.get_type_hints(cls, include_extras=True)
     options = []
     for field in fields(cls):  # type: ignore[arg-type]
-        default = "required" if field.default is MISSING and field.default_factory is MISSING else f"default {field.default!r}"
+        default = (
+            "required"
+            if field.default is MISSING and field.default_factory is MISSING
+            else f"default {field.default!r}"
+        )
         options.append(f"  {field.name}: {_kind(hints[field.name])}, {default}")
     extra = [f"needs: pip install 'tamis[{cls.extra}]'", ""] if cls.extra else []
-    return "\n".join([f"{verb}: {name}", "", inspect.getdoc(cls) or "", "", *extra, "options:", *(options or ["  none"])])
+    return "\n".join(
+        [f"{verb}: {name}", "", inspect.getdoc(cls) or "", "", *extra, "options:", *(options or ["  none"])]
+    )
 
 
 def _kind(hint: Any) -> str:

@@ -243,7 +243,7 @@ def _ids(array: pa.Array | None, rows: int, shard: Shard, record: int) -> pa.Str
     made = pa.array([f"{shard.label}:{record + i + 1}" for i in range(rows)], pa.string())
     if array is None:
         return made
-    return pc.if_else(pc.fill_null(pc.equal(array, ""), True), made, array)  # noqa: FBT003
+    return pc.if_else(pc.fill_null(pc.equal(array, ""), True), made, array)
 
 
 def row_numbers(shard_number: int, rows: int) -> pa.Array:

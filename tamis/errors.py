@@ -21,6 +21,10 @@ class LedgerError(TamisError):
     """A run directory's books do not balance, or do not fit the run that wants to go on with them."""
 
 
+class RunFailedError(TamisError):
+    """Some work failed after its retries, or too many documents are bad; everything else is done and kept."""
+
+
 class MissingExtraError(TamisError):
     """An optional dependency is needed and not installed; the message names the extra that brings it."""
 

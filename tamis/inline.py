@@ -75,7 +75,9 @@ class _Inline:
             return self._fold(step)
         if isinstance(step, Exchange):
             return self._exchange(step)
-        raise ContractError(f"inline: expected a component of maps, folds and exchanges, got a {type(step).__name__} step; use a run for it")
+        raise ContractError(
+            f"inline: expected a component of maps, folds and exchanges, got a {type(step).__name__} step; use a run for it"
+        )
 
     def _fold(self, step: Fold) -> dict[str, Any]:
         batches = self._joined(step.joins) if step.over is None else self._batches(self._opened(step.over))
@@ -89,8 +91,8 @@ class _Inline:
             return _with_ids(self._beside[documents])
         if documents.texts or not documents.paths:
             return _with_ids(pa.table({"text": pa.array(documents.texts, pa.large_string())}))
-        from tamis.ingest import expand
         from tamis.corpus import Fields, read_batches, survey
+        from tamis.ingest import expand
 
         fields = Fields(documents.text, documents.id)
         tables = []
@@ -99,7 +101,10 @@ class _Inline:
             if found.problem:
                 raise ContractError(f"{file.url}: {found.problem}")
             for shard in found.shards:
-                tables += [pa.Table.from_batches([batch.filter(usable)]) for batch, usable in read_batches(shard, fields, ("doc_id", "text"))]
+                tables += [
+                    pa.Table.from_batches([batch.filter(usable)])
+                    for batch, usable in read_batches(shard, fields, ("doc_id", "text"))
+                ]
         return _with_ids(pa.concat_tables(tables))
 
     def _exchange(self, step: Exchange) -> Decisions:
@@ -110,16 +115,25 @@ class _Inline:
 
     def _map(self, step: Map | Any) -> pa.Table:
         if not isinstance(step, Map):
-            raise ContractError(f"inline: expected a component that writes columns, got one that returns {type(step).__name__}")
+            raise ContractError(
+                f"inline: expected a component that writes columns, got one that returns {type(step).__name__}"
+            )
         parts = [step.apply(batch) for batch in self._joined(step.joins)]
-        return pa.table({name: pa.chunked_array([_array(part[name]) for part in parts]).cast(kind) for name, kind in step.writes.items()})
+        return pa.table(
+            {
+                name: pa.chunked_array([_array(part[name]) for part in parts]).cast(kind)
+                for name, kind in step.writes.items()
+            }
+        )
 
 
 def _array(values: Any) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
 
 
-def score(texts: Sequence[str] | pa.Array, component: str, *, verb: str = "score", seed: int = 0, **options: Any) -> pa.Table:
+def score(
+    texts: Sequence[str] | pa.Array, component: str, *, verb: str = "score", seed: int = 0, **options: Any
+) -> pa.Table:
     """Any component on a plain list or Arrow array of texts, without a pipeline: its columns, one row per text.
 
     options : the component's own; a list of strings for a set of documents is the documents themselves.

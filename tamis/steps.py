@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 

@@ -181,7 +181,7 @@ class _Training:
 @lru_cache(maxsize=2)
 def row_order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     """The permutation of rows of one epoch: int64, (rows); from Philox's raw output, whose stream numpy keeps."""
-    keys = np.random.Philox(key=[seed, epoch]).random_raw(rows)
+    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(rows)
     return np.argsort(keys, kind="stable")
 
 

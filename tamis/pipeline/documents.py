@@ -53,7 +53,14 @@ class Registry:
 
 
 def prepare(
-    name: str, paths: Sequence[str], fields: Fields, run: Path, workers: Workers, ledger: Ledger, shard_bytes: int, limit: int | None = None
+    name: str,
+    paths: Sequence[str],
+    fields: Fields,
+    run: Path,
+    workers: Workers,
+    ledger: Ledger,
+    shard_bytes: int,
+    limit: int | None = None,
 ) -> Prepared:
     """The shards of a corpus. Files with unchanged size and time stamp are not looked at again.
 
@@ -76,9 +83,14 @@ def prepare(
     surveyed = _surveyed(registry, parquet, fields, workers, shard_bytes)
     shards = tuple(shard for file in surveyed for shard in file.shards)[:limit]
     lost = [file for file in surveyed if file.problem]
-    problems += [{"file": Path(file.url).name, "position": None, "reason": file.problem, "sample": "", "rows": file.rows} for file in lost]
+    problems += [
+        {"file": Path(file.url).name, "position": None, "reason": file.problem, "sample": "", "rows": file.rows}
+        for file in lost
+    ]
     if not any(file.problem is None for file in surveyed):
-        raise ContractError(f"{name}: none of {len(surveyed)} files can be read; the first, {surveyed[0].url}: {surveyed[0].problem}")
+        raise ContractError(
+            f"{name}: none of {len(surveyed)} files can be read; the first, {surveyed[0].url}: {surveyed[0].problem}"
+        )
     columns = _columns(next(file for file in surveyed if file.problem is None).url, fields)
     bad = prepared_bad + sum(max(1, file.rows) for file in lost)
     seen = (prepared_seen or sum(shard.rows for shard in shards)) + sum(max(1, file.rows) for file in lost)
@@ -91,27 +103,44 @@ def _columns(url: str, fields: Fields) -> dict[str, pa.DataType]:
     return {ours: schema.field(theirs).type for ours, theirs in fields.of(schema.names).items()}
 
 
-def _surveyed(registry: Registry, sources: Sequence[SourceFile], fields: Fields, workers: Workers, shard_bytes: int) -> list[SurveyedFile]:
+def _surveyed(
+    registry: Registry, sources: Sequence[SourceFile], fields: Fields, workers: Workers, shard_bytes: int
+) -> list[SurveyedFile]:
     """Every file's shards, numbered: those of known files as they were, new ones counted on in path order."""
     known = registry.load()
     settings = [fields.text, fields.id, fields.source, shard_bytes]
-    stale = [source for source in sources if known["files"].get(source.url, {}).get("stamp") != [source.fingerprint, *settings]]
+    stale = [
+        source
+        for source in sources
+        if known["files"].get(source.url, {}).get("stamp") != [source.fingerprint, *settings]
+    ]
     found: dict[str, SurveyedFile] = {}
-    tasks = (Task(survey, (source.url, source.relative_name, fields, shard_bytes), f"survey {source.relative_name}") for source in stale)
+    tasks = (
+        Task(survey, (source.url, source.relative_name, fields, shard_bytes), f"survey {source.relative_name}")
+        for source in stale
+    )
     for outcome in workers.run(tasks):
         if outcome.error:
             raise ContractError(f"{outcome.task.label}: {outcome.error}")
         found[outcome.value.url] = outcome.value
     for source in stale:
         file = found[source.url]
-        numbers = {shard["group_start"]: shard["number"] for shard in known["files"].get(source.url, {}).get("shards", ())}
+        numbers = {
+            shard["group_start"]: shard["number"] for shard in known["files"].get(source.url, {}).get("shards", ())
+        }
         numbered = []
         for shard in file.shards:
             if shard.group_start not in numbers:
                 numbers[shard.group_start] = known["next"]
                 known["next"] += 1
             numbered.append({**shard.to_json(), "number": numbers[shard.group_start]})
-        known["files"][source.url] = {"stamp": [source.fingerprint, *settings], "shards": numbered, "rows": file.rows, "problem": file.problem, "columns": dict(file.columns)}
+        known["files"][source.url] = {
+            "stamp": [source.fingerprint, *settings],
+            "shards": numbered,
+            "rows": file.rows,
+            "problem": file.problem,
+            "columns": dict(file.columns),
+        }
     if stale:
         registry.save(known)
     return [_from_registry(source.url, known["files"][source.url]) for source in sources]

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from tamis.corpus import publish, read_batches, read_layer
+from tamis.corpus import layer_file, publish, read_batches, read_layer
 from tamis.errors import ColumnError, ContractError, LedgerError
-from tamis.pipeline.layout import CorpusRef, layer_file
+from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.workers import Task, Workers
 
 FORMATS = ("parquet", "jsonl.zst")
@@ -55,10 +55,25 @@ def export(run: Path, arm: str, folder: Path, form: str, workers: Workers, colum
         raise ContractError(f"{folder}: expected a new or empty folder, it holds other files; name another with --to")
     corpus = CorpusRef.from_json(catalog["corpus"])
     own = [name for name, where in catalog["columns"].items() if not where["layer"]]
-    layers = {name: catalog["columns"][name]["layer"] for name in (f"{arm}_repeats", *columns) if catalog["columns"][name]["layer"]}
-    request = {"run": str(run.absolute()), "corpus": corpus.to_json(), "own": own, "layers": layers, "arm": arm, "form": form, "folder": str(folder.absolute())}
+    layers = {
+        name: catalog["columns"][name]["layer"]
+        for name in (f"{arm}_repeats", *columns)
+        if catalog["columns"][name]["layer"]
+    }
+    request = {
+        "run": str(run.absolute()),
+        "corpus": corpus.to_json(),
+        "own": own,
+        "layers": layers,
+        "arm": arm,
+        "form": form,
+        "folder": str(folder.absolute()),
+    }
     publish(folder / f".{MANIFEST}.request", json.dumps(request).encode())
-    tasks = [Task(_export_shard, (str(folder / f".{MANIFEST}.request"), number), f"export {number}") for number in sorted(corpus.shards(run))]
+    tasks = [
+        Task(_export_shard, (str(folder / f".{MANIFEST}.request"), number), f"export {number}")
+        for number in sorted(corpus.shards(run))
+    ]
     written = []
     for outcome in workers.run(tasks):
         if outcome.error:
@@ -68,7 +83,9 @@ def export(run: Path, arm: str, folder: Path, form: str, workers: Workers, colum
     total = sum(entry["documents"] for entry in written)
     expected = catalog["arms"].get(arm, {}).get("uses")
     if expected is not None and expected != total:
-        raise LedgerError(f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written; report this")
+        raise LedgerError(
+            f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written; report this"
+        )
     publish(folder / MANIFEST, json.dumps({"arm": arm, "documents": total, "files": written}, indent=1).encode())
     (folder / f".{MANIFEST}.request").unlink()
     return Exported(folder, total, len(written), sum(entry["bytes"] for entry in written), time.perf_counter() - began)

@@ -33,4 +33,16 @@ def decide_files(run: str, pass_path: str, listing: str, partition: int, partiti
     target = root / decided_file(str(Path(listing).parent), partition)
     rows, size, digest = decide_partition(step, files, partition, partitions, target, work.label)
     seconds = round(time.perf_counter() - began, 4)
-    return Receipt(work.key, f"decided-{partition}/{partitions}", inputs, rows, rows, 0, size, digest, seconds, worker_name(), work.label)
+    return Receipt(
+        work.key,
+        f"decided-{partition}/{partitions}",
+        inputs,
+        rows,
+        rows,
+        0,
+        size,
+        digest,
+        seconds,
+        worker_name(),
+        work.label,
+    )

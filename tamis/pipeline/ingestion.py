@@ -31,12 +31,20 @@ class Converted:
     problems: list[dict[str, Any]]
 
 
-def convert_files(name: str, sources: Sequence[SourceFile], fields: Fields, run: Path, workers: Workers, ledger: Ledger, shard_bytes: int) -> Converted:
+def convert_files(
+    name: str,
+    sources: Sequence[SourceFile],
+    fields: Fields,
+    run: Path,
+    workers: Workers,
+    ledger: Ledger,
+    shard_bytes: int,
+) -> Converted:
     """Converts every file that is not Parquet into RUN/documents; what an unchanged chunk gave before is kept."""
     chunks = ingest.plan(sources, shard_bytes)
     split = [chunk for chunk in chunks if chunk.is_split]
     if split:
-        counts = {i: 0 for i in range(len(split))}
+        counts = dict.fromkeys(range(len(split)), 0)
         tasks = (Task(_count, (chunk, i), "count lines") for i, chunk in enumerate(split))
         for outcome in workers.run(tasks):
             if outcome.error:
@@ -46,7 +54,10 @@ def convert_files(name: str, sources: Sequence[SourceFile], fields: Fields, run:
         chunks = ingest.numbered(chunks, [counts[i] for i in range(len(split))])
     keys = [_chunk_key(name, chunk, fields, shard_bytes) for chunk in chunks]
     missing = [(chunk, key) for chunk, key in zip(chunks, keys, strict=True) if not _is_done(ledger, run, key)]
-    tasks = (Task(_convert, (chunk, str(run), name, key, shard_bytes, fields), f"ingest {chunk.parts[0].file.relative_name}") for chunk, key in missing)
+    tasks = (
+        Task(_convert, (chunk, str(run), name, key, shard_bytes, fields), f"ingest {chunk.parts[0].file.relative_name}")
+        for chunk, key in missing
+    )
     for outcome in workers.run(tasks):
         if outcome.error:
             raise ContractError(f"{outcome.task.label}: {outcome.error}")
@@ -71,12 +82,27 @@ def _convert(chunk: Chunk, run: str, name: str, key: str, shard_bytes: int, fiel
     began = time.perf_counter()
     root = Path(run)
     columns = ingest.Fields(fields.text, fields.id, fields.source)
-    result = ingest.convert(chunk, root / "documents", key[:12], target_bytes=shard_bytes, fields=columns, quarantine=root / "quarantine")
+    result = ingest.convert(
+        chunk, root / "documents", key[:12], target_bytes=shard_bytes, fields=columns, quarantine=root / "quarantine"
+    )
     files = [part.file.relative_name for part in chunk.parts]
     size, digest = publish(_books(root, key), json.dumps({**asdict(result), "files": files}).encode())
     facts = {"blank": result.blank, "ids_made": result.ids_made}
     seconds = round(time.perf_counter() - began, 4)
-    return Receipt(key, "ingest", key, result.lines, result.rows, result.quarantined, size, digest, seconds, worker_name(), f"ingest {name}", facts)
+    return Receipt(
+        key,
+        "ingest",
+        key,
+        result.lines,
+        result.rows,
+        result.quarantined,
+        size,
+        digest,
+        seconds,
+        worker_name(),
+        f"ingest {name}",
+        facts,
+    )
 
 
 def _is_done(ledger: Ledger, run: Path, key: str) -> bool:
@@ -98,9 +124,15 @@ def _collected(ledger: Ledger, run: Path, keys: Sequence[str]) -> Converted:
         lines += receipt.rows - receipt.facts["blank"]
         bad += receipt.quarantined
         if books["quarantine"]:
-            problems.append({"file": ", ".join(books["files"][:3]), "rows": receipt.quarantined, "reason": f"see quarantine/{books['quarantine']}", "position": None})
+            problems.append(
+                {
+                    "file": ", ".join(books["files"][:3]),
+                    "rows": receipt.quarantined,
+                    "reason": f"see quarantine/{books['quarantine']}",
+                    "position": None,
+                }
+            )
         for output in books["outputs"]:
             path = run / "documents" / output["name"]
             files.append(SourceFile(str(path), output["name"], path.stat().st_size, key))
     return Converted(tuple(files), lines, bad, problems)
-

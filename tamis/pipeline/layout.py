@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tamis.corpus import Fields, Shard, layer_file, publish
+from tamis.corpus import Fields, Shard, publish
 from tamis.pipeline.program import digest_of
 
 
@@ -74,6 +74,11 @@ def emitted_file(folder: str, shard_number: int) -> str:
 
 def decided_file(folder: str, partition: int) -> str:
     return f"{folder}/decided-{partition:05d}.arrow"
+
+
+def beside_file(key: str) -> str:
+    """Where the reference to a set of documents beside the pool is kept, by `documents_key`."""
+    return f"shards/beside-{key[:8]}-ref.json"
 
 
 def quarantine_file(shard_number: int, key: str | None = None) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tamis.corpus import Shard, publish, read_batches, read_layer, row_numbers, write_layer
+from tamis.corpus import Shard, layer_file, publish, read_batches, read_layer, row_numbers, write_layer
 from tamis.errors import TamisError
 from tamis.expressions import Expression
 from tamis.pipeline.exchange import decisions_for, emitted_table, write_sorted
@@ -25,7 +25,6 @@ from tamis.pipeline.folds import checked_summary, save_summary
 from tamis.pipeline.layout import (
     CorpusRef,
     emitted_file,
-    layer_file,
     quarantine_file,
     summary_file,
 )
@@ -275,7 +274,7 @@ class _Output:
         if name not in shared:
             chosen = usable
             if self.where is not None:
-                chosen = pc.and_(usable, pc.fill_null(self.where.over(table).cast(pa.bool_()), False))  # noqa: FBT003
+                chosen = pc.and_(usable, pc.fill_null(self.where.over(table).cast(pa.bool_()), False))
             shared[name] = Batch(table if chosen.true_count == len(chosen) else table.filter(chosen))
         batch = shared[name]
         self.given += len(batch)

@@ -43,7 +43,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         if not self._quiet:
-            print(text, file=self._stream, flush=True)  # noqa: T201
+            print(text, file=self._stream, flush=True)
 
     @contextmanager
     def working(self, label: str, total: float) -> Iterator[Meter]:
@@ -55,7 +55,13 @@ class Progress:
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=Console(file=self._stream), transient=True) as bars:
             bar = bars.add_task(label, total=total)
             yield Meter(lambda amount: bars.advance(bar, amount))

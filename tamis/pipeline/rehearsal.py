@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tamis.corpus import publish, read_batches
+from tamis.corpus import Shard, publish, read_batches
 from tamis.pipeline.documents import Prepared, prepare
+from tamis.pipeline.execute import Executor
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import PassSpec, Work, run_shards
+from tamis.pipeline.passes import PassSpec, run_shards
+from tamis.pipeline.plan import Job, Pass, Trains
 from tamis.pipeline.program import Ref, digest_of
 from tamis.pipeline.progress import Progress, human_bytes
-from tamis.pipeline.run import Driver, Pass, Stage
+from tamis.pipeline.run import Driver
 from tamis.pipeline.spec import Spec
 from tamis.pipeline.workers import Serial
 from tamis.steps import Train
@@ -55,58 +57,65 @@ def _small_corpus(pool: Prepared, spec: Spec, root: Path) -> Any:
     back = {"text": fields.text, "doc_id": fields.id, "source": fields.source}
     table = pa.Table.from_batches([batch]).rename_columns([back.get(name, name) for name in columns])
     pq.write_table(table, root / "sample.parquet")
-    return replace(spec.corpus, paths=(str(root / "sample.parquet"),), fields=fields, max_bad_fraction=1.0, on_bad_record="quarantine")
+    return replace(
+        spec.corpus,
+        paths=(str(root / "sample.parquet"),),
+        fields=fields,
+        max_bad_fraction=1.0,
+        on_bad_record="quarantine",
+    )
 
 
 class _Rehearsal(Driver):
-    """A driver that pretends to train, and times the passes that read text."""
+    """A driver whose executor pretends to train, and times the passes that read text."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def executor(self) -> Executor:
         self.told: list[tuple[str, str, float]] = []  # what, kind, seconds per byte of text
+        return _Pretender(self.run, self.workers, self.ledger, self.progress, self.pool.ref, self.told)
 
-    def _read(self, work: Pass, missing: Any) -> None:
-        super()._read(work, missing)
-        beside = work.corpus is not self.pool.ref
-        kind = "beside" if beside else "text" if work.text else "columns"
-        self.told.append((work.label, kind, self._seconds_per_byte(work) if kind == "text" else 0.0))
+
+class _Pretender(Executor):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments[:-1])
+        self._told: list[tuple[str, str, float]] = arguments[-1]
+
+    def read(self, work: Pass) -> None:
+        super().read(work)
+        kind = "beside" if not work.over_pool else "text" if work.text else "columns"
+        self._told.append((work.label, kind, self._seconds_per_byte(work) if kind == "text" else 0.0))
 
     def _seconds_per_byte(self, work: Pass) -> float:
-        items = tuple(item for _, _, item in work.works)
-        path = PassSpec(work.corpus, items).save(self.run)
+        path = PassSpec(work.corpus, tuple(job.work for job in work.jobs)).save(self.run)
+        numbers = tuple(shard.number for shard in work.shards)
         best = float("inf")
         for _ in range(TIMED):
             began = time.perf_counter()
-            for shard in work.shards:
-                run_shards(str(self.run), path, tuple(range(len(items))), (shard.number,))
+            run_shards(str(self.run), path, tuple(range(len(work.jobs))), numbers)
             best = min(best, time.perf_counter() - began)
-        return best / max(1, work.bytes)
+        return best / max(1, sum(shard.bytes for shard in work.shards))
 
-    def _run_trains(self, trains: Sequence[tuple[Stage, int, Work]]) -> None:
-        real = [item for item in trains if self._step(item).pretend is None]
-        for stage, index, work in trains:
-            step = self._step((stage, index, work))
-            self.told.append((f"{stage.spec.name}: {step.label}", "train", 0.0))
-            if step.pretend is not None:
-                stage.model = stage.done[index] = self._pretended(work, step.pretend)
+    def train(self, work: Trains, shards: Sequence[Shard]) -> Iterator[tuple[Job, Ref]]:
+        real = []
+        for job in work.jobs:
+            step = job.step
+            assert isinstance(step, Train)
+            self._told.append((f"{job.stage.spec.name}: {step.label}", "train", 0.0))
+            if step.pretend is None:
+                real.append(job)
+            else:
+                publish(self.run / job.work.folder / "result.json", json.dumps(step.pretend).encode())
+                yield job, Ref("train", job.work.folder, digest_of(step.pretend))
         if real:
-            super()._run_trains(real)
-
-    def _pretended(self, work: Work, result: Mapping[str, Any]) -> Ref:
-        publish(self.run / work.folder / "result.json", json.dumps(result).encode())
-        return Ref("train", work.folder, digest_of(result))
-
-    @staticmethod
-    def _step(item: tuple[Stage, int, Work]) -> Train:
-        stage, index, _ = item
-        step = stage.live.position.steps[index]
-        assert isinstance(step, Train)
-        return step
+            yield from super().train(Trains(tuple(real)), shards)
 
 
 def _told(spec: Spec, pool: Prepared, driver: _Rehearsal) -> str:
     rows, size = sum(shard.rows for shard in pool.shards), sum(shard.bytes for shard in pool.shards)
-    lines = [f"{spec.file}: {len(spec.programs)} programs over {rows:,} documents in {len(pool.shards)} shards, {human_bytes(size)}", "", "columns"]
+    lines = [
+        f"{spec.file}: {len(spec.programs)} programs over {rows:,} documents in {len(pool.shards)} shards, {human_bytes(size)}",
+        "",
+        "columns",
+    ]
     for program in spec.programs:
         for column, kind in program.build().columns(program.name).items():
             lines.append(f"  {column:<28}{kind!s:<34}{program.label}")
@@ -115,6 +124,17 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal) -> str:
     for number, (label, kind, cost) in enumerate(driver.told, 1):
         seconds = cost * size
         total += seconds
-        read = {"text": f"{human_bytes(size)} of text, about {seconds:,.1f} core-seconds", "columns": "columns only", "beside": "targets", "train": "training"}[kind]
+        read = {
+            "text": f"{human_bytes(size)} of text, about {seconds:,.1f} core-seconds",
+            "columns": "columns only",
+            "beside": "targets",
+            "train": "training",
+        }[kind]
         lines.append(f"  {number:>2}  {label}: {read}")
-    return "\n".join([*lines, "", f"the text is read {sum(kind == 'text' for _, kind, _ in driver.told)} times, about {total:,.0f} core-seconds in all, training aside"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"the text is read {sum(kind == 'text' for _, kind, _ in driver.told)} times, about {total:,.0f} core-seconds in all, training aside",
+        ]
+    )

@@ -121,7 +121,10 @@ def load_spec(path: str | Path) -> Spec:
     if folder is not None:
         folder = absolute(folder, reader.base)
         if not Path(folder).is_dir():
-            raise reader.fail(reader.line(root, "components"), f"components: expected a folder of Python files, found none at {folder}")
+            raise reader.fail(
+                reader.line(root, "components"),
+                f"components: expected a folder of Python files, found none at {folder}",
+            )
     out = Path(absolute(str(reader.value(root, "out", str, f"runs/{file.stem}", "the file")), reader.base))
     stages = _Stages(reader, seed, folder, root)
     return Spec(file, text, _corpus(reader, root), out, seed, tuple(stages.programs()))
@@ -138,18 +141,27 @@ def _corpus(reader: _Reader, root: CommentedMap) -> CorpusSpec:
     reader.keys(node, CORPUS, "corpus")
     paths = [node["paths"]] if isinstance(node["paths"], str) else node["paths"]
     if not isinstance(paths, (list, CommentedSeq)) or not paths or not all(isinstance(path, str) for path in paths):
-        raise reader.fail(reader.line(node, "paths"), f"corpus.paths: expected a path or a list of paths, got {node['paths']!r}")
+        raise reader.fail(
+            reader.line(node, "paths"), f"corpus.paths: expected a path or a list of paths, got {node['paths']!r}"
+        )
     names = {key: reader.value(node, key, str, key, "corpus") for key in ("text", "id", "source")}
     policy = reader.value(node, "on_bad_record", str, "quarantine", "corpus")
     if policy not in ("quarantine", "fail"):
-        raise reader.fail(reader.line(node, "on_bad_record"), f"corpus.on_bad_record: expected quarantine or fail, got {policy!r}")
+        raise reader.fail(
+            reader.line(node, "on_bad_record"), f"corpus.on_bad_record: expected quarantine or fail, got {policy!r}"
+        )
     fraction = float(reader.value(node, "max_bad_fraction", (float, int), 0.01, "corpus"))
     if not 0 <= fraction <= 1:
-        raise reader.fail(reader.line(node, "max_bad_fraction"), f"corpus.max_bad_fraction: expected a share between 0 and 1, got {fraction}")
+        raise reader.fail(
+            reader.line(node, "max_bad_fraction"),
+            f"corpus.max_bad_fraction: expected a share between 0 and 1, got {fraction}",
+        )
     size = reader.value(node, "shard_bytes", int, SHARD_BYTES, "corpus")
     if size <= 0:
         raise reader.fail(reader.line(node, "shard_bytes"), f"corpus.shard_bytes: expected more than 0, got {size}")
-    return CorpusSpec(tuple(absolute(path, reader.base) for path in paths), Fields(**names), policy, fraction, size, line)
+    return CorpusSpec(
+        tuple(absolute(path, reader.base) for path in paths), Fields(**names), policy, fraction, size, line
+    )
 
 
 class _Stages:
@@ -163,13 +175,17 @@ class _Stages:
 
     def programs(self) -> Iterator[ProgramSpec]:
         if not isinstance(self.nodes, CommentedSeq) or not self.nodes:
-            raise self.reader.fail(self.reader.line(self.root, "stages"), "stages: expected a list of stages, e.g. `- score: [length]`")
+            raise self.reader.fail(
+                self.reader.line(self.root, "stages"), "stages: expected a list of stages, e.g. `- score: [length]`"
+            )
         yield self.internal("census", {}, 0)
         yield self.internal("identities", {}, 0)
         for index, node in enumerate(self.nodes):
             line = self.reader.line(self.nodes, index)
             if not isinstance(node, CommentedMap) or len(node) != 1:
-                raise self.reader.fail(line, f"stages: expected one of {', '.join(VERBS)} per list item, got {_shown(node)}")
+                raise self.reader.fail(
+                    line, f"stages: expected one of {', '.join(VERBS)} per list item, got {_shown(node)}"
+                )
             verb = next(iter(node))
             self.reader.keys(node, VERBS, "stages")
             line = self.reader.line(node, verb)
@@ -184,12 +200,26 @@ class _Stages:
             return build(find(verb, component, self.folder), options, self.reader.base)
         except SpecError as error:
             option = str(error).split(":")[0].split(".")[0]
-            exact = self.reader.line(options, option) if isinstance(options, CommentedMap) and option in options else line
+            exact = (
+                self.reader.line(options, option) if isinstance(options, CommentedMap) and option in options else line
+            )
             raise self.reader.fail(exact, str(error)) from error
 
-    def program(self, verb: str, component: str, name: str, built: Any, line: int, where: str | None = None, *, frozen: bool = False) -> ProgramSpec:
+    def program(
+        self,
+        verb: str,
+        component: str,
+        name: str,
+        built: Any,
+        line: int,
+        where: str | None = None,
+        *,
+        frozen: bool = False,
+    ) -> ProgramSpec:
         if name in self.names:
-            raise self.reader.fail(line, f"the name {name!r} is taken (line {self.names[name]}); give this one another with `as:`")
+            raise self.reader.fail(
+                line, f"the name {name!r} is taken (line {self.names[name]}); give this one another with `as:`"
+            )
         if not name.replace("_", "a").isalnum():
             raise self.reader.fail(line, f"expected a name of letters, digits and _, got {name!r}")
         self.names[name] = line
@@ -201,7 +231,9 @@ class _Stages:
                 raise self.reader.fail(line, f"where: {error}") from error
         return ProgramSpec(verb, component, name, options, where, self.seed, self.folder, line, frozen)
 
-    def component(self, verb: str, node: Any, line: int, outer: Mapping[str, Any], default: str | None = None) -> ProgramSpec:
+    def component(
+        self, verb: str, node: Any, line: int, outer: Mapping[str, Any], default: str | None = None
+    ) -> ProgramSpec:
         """`name`, or `{name: {options, as, where, fit}}`; `outer` holds what the stage says for it."""
         component, options, own_line = self._named(verb, node, line)
         said = {**outer, **{key: options[key] for key in STAGE_KEYS if key in options}}
@@ -209,13 +241,23 @@ class _Stages:
             if not isinstance(value, str):
                 raise self.reader.fail(own_line, f"{key}: expected text, got {value!r}")
         if said.get("fit", "frozen") != "frozen":
-            raise self.reader.fail(own_line, f"fit: expected frozen (keep what was fitted when the corpus grows), got {said['fit']!r}")
+            raise self.reader.fail(
+                own_line, f"fit: expected frozen (keep what was fitted when the corpus grows), got {said['fit']!r}"
+            )
         kept = CommentedMap({key: value for key, value in options.items() if key not in STAGE_KEYS})
         if isinstance(options, CommentedMap):
             kept.lc.line = options.lc.line
             kept.lc.data = options.lc.data
         built = self.make(verb, component, kept, own_line)
-        return self.program(verb, component, said.get("as", default or component), built, own_line, said.get("where"), frozen="fit" in said)
+        return self.program(
+            verb,
+            component,
+            said.get("as", default or component),
+            built,
+            own_line,
+            said.get("where"),
+            frozen="fit" in said,
+        )
 
     def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
         if isinstance(node, str):
@@ -256,12 +298,23 @@ class _Stages:
     def _select(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         keys = ("name", "where", "by", "budget_tokens", "budget_documents")
         if not isinstance(node, CommentedMap) or "name" not in node or "by" not in node:
-            raise self.reader.fail(line, f"select: expected name: and by: (and where:, budget_tokens:), got {_shown(node)}")
+            raise self.reader.fail(
+                line, f"select: expected name: and by: (and where:, budget_tokens:), got {_shown(node)}"
+            )
         self.reader.keys(node, keys, "select")
         component, options, own_line = self._named("select", node["by"], line)
-        merged = CommentedMap({**{key: node[key] for key in keys[3:] if key in node}, **({"where": node["where"]} if "where" in node else {}), **options})
+        merged = CommentedMap(
+            {
+                **{key: node[key] for key in keys[3:] if key in node},
+                **({"where": node["where"]} if "where" in node else {}),
+                **options,
+            }
+        )
         merged.lc.line = node.lc.line
-        merged.lc.data = {**node.lc.data, **(options.lc.data if isinstance(options, CommentedMap) and options.lc.data else {})}
+        merged.lc.data = {
+            **node.lc.data,
+            **(options.lc.data if isinstance(options, CommentedMap) and options.lc.data else {}),
+        }
         built = self.make("select", component, merged, own_line)
         for key in ("where", "score"):
             if isinstance(getattr(built, key, None), str):
@@ -291,7 +344,10 @@ class _Stages:
         built = self.make("pipeline", "compare", node, line)
         for arm in built.arms:
             if arm not in self.names:
-                raise self.reader.fail(self.reader.line(node, "arms"), f"compare.arms: no select stage before this one is called {arm!r}; there are {self._arms()}")
+                raise self.reader.fail(
+                    self.reader.line(node, "arms"),
+                    f"compare.arms: no select stage before this one is called {arm!r}; there are {self._arms()}",
+                )
         if "overlap" not in self.names:
             options = {"against": [options_of(documents) for documents in built.evaluate.values()]}
             overlap = self.make("score", "overlap", options, line)
@@ -312,7 +368,14 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
 
     base : the columns of the documents themselves. Raises SpecError naming the stage's line otherwise.
     """
-    known: dict[str, pa.DataType] = {**base, "doc_id": pa.string(), "text": pa.string(), "source": pa.string(), "row": pa.uint64(), "quarantined": pa.bool_()}
+    known: dict[str, pa.DataType] = {
+        **base,
+        "doc_id": pa.string(),
+        "text": pa.string(),
+        "source": pa.string(),
+        "row": pa.uint64(),
+        "quarantined": pa.bool_(),
+    }
     for program in spec.programs:
         component = program.build()
         where = Expression(program.where).columns if program.where else ()
@@ -327,7 +390,10 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
                     raise spec.fail(program.line, f"{program.label}: {error}") from error
         for column, kind in component.columns(program.name).items():
             if column in known:
-                raise spec.fail(program.line, f"{program.label}: the column {column!r} exists already; give this stage another name with `as:`")
+                raise spec.fail(
+                    program.line,
+                    f"{program.label}: the column {column!r} exists already; give this stage another name with `as:`",
+                )
             known[column] = kind
     return known
 
@@ -335,7 +401,9 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
 def _missing(column: str, known: Mapping[str, Any], spec: Spec, program: ProgramSpec) -> str:
     later = [other for other in spec.programs if column in other.build().columns(other.name)]
     if later and later[0] is not program:
-        return f"uses the column {column!r} before `{later[0].label}` (line {later[0].line}) makes it; move that stage up"
+        return (
+            f"uses the column {column!r} before `{later[0].label}` (line {later[0].line}) makes it; move that stage up"
+        )
     close = difflib.get_close_matches(column, list(known), 1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
     return f"no column {column!r}; {hint}"

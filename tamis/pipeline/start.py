@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def workers_for(
-    workers: int | None = None, scheduler: str | None = None, cluster: str | None = None, cluster_options: Mapping[str, Any] | None = None, *, serial: bool = False, dashboard: bool = False
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cluster: str | None = None,
+    cluster_options: Mapping[str, Any] | None = None,
+    *,
+    serial: bool = False,
+    dashboard: bool = False,
 ) -> Workers:
     """This process for `serial` (or a machine with one core), a Dask cluster otherwise."""
     wanted = workers or os.cpu_count() or 1
@@ -25,14 +31,30 @@ def workers_for(
     return Dask(workers, scheduler=scheduler, cluster=cluster, options=cluster_options, dashboard=dashboard)
 
 
-def start(spec: Spec, out: Path, workers: Workers, progress: Progress, *, limit: int | None = None, redo: Sequence[str] = (), accept_code: bool = False) -> None:
+def start(
+    spec: Spec,
+    out: Path,
+    workers: Workers,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    redo: Sequence[str] = (),
+    accept_code: bool = False,
+) -> None:
     """Runs or resumes a specification in a folder."""
     with workers:
         Driver(spec, out, workers, progress, limit=limit, redo=redo, accept_code=accept_code).drive()
 
 
 def run(
-    stages: str | Path, out: str | Path | None = None, *, limit: int | None = None, workers: int | None = None, scheduler: str | None = None, serial: bool = False, quiet: bool = False
+    stages: str | Path,
+    out: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    serial: bool = False,
+    quiet: bool = False,
 ) -> Any:
     """Runs or resumes a stages.yaml; the finished run, opened.
 

@@ -124,7 +124,7 @@ class Selector(Component):
         reason = np.full(len(batch), -1, np.int64)
         if self.where:
             for index, value in reversed(list(enumerate(evaluate(self.conjuncts, batch.table)))):
-                passed = pc.fill_null(value.cast(pa.bool_()), False).to_numpy(zero_copy_only=False)  # noqa: FBT003
+                passed = pc.fill_null(value.cast(pa.bool_()), False).to_numpy(zero_copy_only=False)
                 reason[~passed] = index
         unusable = batch["quarantined"].to_numpy(zero_copy_only=False) | batch["n_bytes"].is_null().to_numpy(
             zero_copy_only=False

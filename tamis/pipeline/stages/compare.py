@@ -60,7 +60,9 @@ class Compare(Component):
             raise ValueError(f"control: expected one of the arms {', '.join(self.arms)}, got {self.control!r}")
         reserved = [name for name in self.evaluate if name == "pool" or name.startswith("pool/")]
         if reserved:
-            raise ValueError(f"evaluate: the name {reserved[0]!r} is taken by held-out documents of the pool; choose another")
+            raise ValueError(
+                f"evaluate: the name {reserved[0]!r} is taken by held-out documents of the pool; choose another"
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -79,13 +81,36 @@ class Compare(Component):
         counts = yield Fold(self._facts, partial(self._count, pool.seed))
         tokens = self.tokens or int(min(counts[f"{arm}_tokens"] for arm in self.arms))
         held_share = min(1.0, self.evaluate_bytes / max(1, int(counts["held_out_bytes"])))
-        prepare = [Train(f"rows-{arm}", self.reads, partial(self._rows, pool.seed, arm, tokens, counts, tokenizer["folder"]), gpu=False, pretend={"rows": 0}) for arm in self.arms]
-        sets = Train("sets", self.reads, partial(self._sets, pool.seed, held_share, tokenizer["folder"]), over=tuple(self.evaluate.values()), gpu=False, pretend={"sets": {}})
+        prepare = [
+            Train(
+                f"rows-{arm}",
+                self.reads,
+                partial(self._rows, pool.seed, arm, tokens, counts, tokenizer["folder"]),
+                gpu=False,
+                pretend={"rows": 0},
+            )
+            for arm in self.arms
+        ]
+        sets = Train(
+            "sets",
+            self.reads,
+            partial(self._sets, pool.seed, held_share, tokenizer["folder"]),
+            over=tuple(self.evaluate.values()),
+            gpu=False,
+            pretend={"sets": {}},
+        )
         *rows, held = yield [*prepare, sets]
         runs = [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
         folders = {arm: made["folder"] for arm, made in zip(self.arms, rows, strict=True)}
         trained = yield [
-            Train(f"{arm}-{self.size}-{seed}", (), partial(self._train, folders[arm], held["folder"], tokenizer["folder"], pool.seed * 1000 + seed, tokens), pretend={"scores": {}, "training": {}})
+            Train(
+                f"{arm}-{self.size}-{seed}",
+                (),
+                partial(
+                    self._train, folders[arm], held["folder"], tokenizer["folder"], pool.seed * 1000 + seed, tokens
+                ),
+                pretend={"scores": {}, "training": {}},
+            )
             for arm, seed in runs
         ]
         return Publish("compare.json", self._verdict(tokens, counts, held, rows, list(zip(runs, trained, strict=True))))
@@ -93,10 +118,12 @@ class Compare(Component):
     def _held_out(self, seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
         return np.asarray(seeds.uniform(seed, "held out", batch.doc_ids) < HELD_OUT)
 
-    def _usable(self, seed: int, arm: str, batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def _usable(
+        self, seed: int, arm: str, batch: Batch
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """(repeats, overlaps an evaluation set, held out) of each document."""
         repeats = pc.fill_null(batch[f"{arm}_repeats"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        overlap = pc.fill_null(batch["overlap"], True).to_numpy(zero_copy_only=False)  # noqa: FBT003
+        overlap = pc.fill_null(batch["overlap"], True).to_numpy(zero_copy_only=False)
         return repeats, overlap, self._held_out(seed, batch)
 
     def _count(self, seed: int, batch: Batch) -> Summary:
@@ -115,10 +142,14 @@ class Compare(Component):
         facts["held_out_bytes"] = sizes[self._held_out(seed, batch)].sum()
         return {name: np.array(value, np.int64) for name, value in facts.items()}
 
-    def _rows(self, seed: int, arm: str, tokens: int, counts: Summary, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
+    def _rows(
+        self, seed: int, arm: str, tokens: int, counts: Summary, tokenizer: str, workshop: Workshop
+    ) -> dict[str, Any]:
         """Training rows of one arm: its documents in the order of a hash of their ids, packed."""
         if not counts[f"{arm}_tokens"]:
-            raise ContractError(f"compare: expected text to train on in the arm {arm}, got none; look at its `where:` and its budget")
+            raise ContractError(
+                f"compare: expected text to train on in the arm {arm}, got none; look at its `where:` and its budget"
+            )
         share = min(1.0, MARGIN * tokens / max(1, int(counts[f"{arm}_tokens"])))
         encoder = Tokenizer.load(Path(tokenizer))
         ids, lengths, hashes, repeats = [], [], [], []
@@ -136,13 +167,17 @@ class Compare(Component):
         order = np.repeat(order, np.concatenate(repeats)[order])
         rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, order)
         if not len(rows):
-            raise ContractError(f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; give it a larger budget")
+            raise ContractError(
+                f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; give it a larger budget"
+            )
         np.save(workshop.folder / "rows.npy", rows)
         return {"rows": len(rows), "documents": len(order), "tokens": int(rows.shape[0] * (rows.shape[1] - 1))}
 
     def _sets(self, seed: int, held_share: float, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
         held = self._held_batches(seed, held_share, workshop)
-        sets = {name: _drawn(seed, self.evaluate_bytes, workshop.documents(over)) for name, over in self.evaluate.items()}
+        sets = {
+            name: _drawn(seed, self.evaluate_bytes, workshop.documents(over)) for name, over in self.evaluate.items()
+        }
         return encode_sets({**sets, "pool": held}, Tokenizer.load(Path(tokenizer)), workshop.folder)
 
     def _held_batches(self, seed: int, share: float, workshop: Workshop) -> Sequence[tuple[int, str, str]]:
@@ -154,18 +189,37 @@ class Compare(Component):
             found += _entries(batch, chosen, order)
         return sorted(found)
 
-    def _train(self, rows: str, sets: str, tokenizer: str, seed: int, tokens: int, workshop: Workshop) -> dict[str, Any]:
+    def _train(
+        self, rows: str, sets: str, tokenizer: str, seed: int, tokens: int, workshop: Workshop
+    ) -> dict[str, Any]:
         from tamis.models.train import train
 
         data = np.load(Path(rows) / "rows.npy", mmap_mode="r", allow_pickle=False)
         with one_thread():
             facts = train(
-                data, size(self.size), seed=seed, tokens=tokens, folder=workshop.folder, tokenizer_folder=Path(tokenizer), report=workshop.report
+                data,
+                size(self.size),
+                seed=seed,
+                tokens=tokens,
+                folder=workshop.folder,
+                tokenizer_folder=Path(tokenizer),
+                report=workshop.report,
             )
             scores = judge(workshop.folder, Path(sets))
-        return {"training": {name: value for name, value in facts.items() if name != "tokens_per_second"}, "scores": scores, "_tokens_per_second": facts["tokens_per_second"]}
+        return {
+            "training": {name: value for name, value in facts.items() if name != "tokens_per_second"},
+            "scores": scores,
+            "_tokens_per_second": facts["tokens_per_second"],
+        }
 
-    def _verdict(self, tokens: int, counts: Summary, held: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], trained: Sequence[tuple[tuple[str, int], Mapping[str, Any]]]) -> dict[str, Any]:
+    def _verdict(
+        self,
+        tokens: int,
+        counts: Summary,
+        held: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]],
+        trained: Sequence[tuple[tuple[str, int], Mapping[str, Any]]],
+    ) -> dict[str, Any]:
         sets: dict[str, SetFacts] = held["sets"]
         runs = [
             {"arm": arm, "size": self.size, "seed": seed, "set": name, **values}
@@ -187,7 +241,9 @@ class Compare(Component):
 
     def _compared(self, runs: Sequence[Mapping[str, Any]], arm: str, control: str, name: str) -> dict[str, Any]:
         def scores(of: str) -> npt.NDArray[np.float64]:
-            return np.array([run["bits_per_byte"] for run in runs if run["arm"] == of and run["set"] == name], np.float64)
+            return np.array(
+                [run["bits_per_byte"] for run in runs if run["arm"] == of and run["set"] == name], np.float64
+            )
 
         mean, low, high = paired_interval(scores(arm), scores(control), self.level)
         known = not np.isnan(low)
@@ -201,7 +257,11 @@ class Compare(Component):
 def _entries(batch: Batch, chosen: npt.NDArray[np.intp], order: npt.NDArray[np.uint64]) -> list[tuple[int, str, str]]:
     """(hash, source, text) of the chosen documents."""
     texts = batch["text"].take(pa.array(chosen)).to_pylist()
-    names = batch["source"].take(pa.array(chosen)).to_pylist() if "source" in batch.table.schema.names else [None] * len(chosen)
+    names = (
+        batch["source"].take(pa.array(chosen)).to_pylist()
+        if "source" in batch.table.schema.names
+        else [None] * len(chosen)
+    )
     return [(int(key), name or "", text) for key, name, text in zip(order[chosen], names, texts, strict=True)]
 
 
@@ -219,5 +279,3 @@ def _drawn(seed: int, most_bytes: int, batches: Iterator[Batch]) -> list[tuple[i
             break
         kept.append(entry)
     return kept
-
-

@@ -38,7 +38,9 @@ def emit(batch: Batch) -> Columns:
 def decide(table: pa.Table) -> pa.Table:
     _, place, counts = np.unique(table.column("key").to_numpy(), return_inverse=True, return_counts=True)
     namesakes = counts[place]
-    return pa.table({"row": table.column("row"), "namesakes": namesakes.astype(np.uint32)}).filter(pa.array(namesakes > 1))
+    return pa.table({"row": table.column("row"), "namesakes": namesakes.astype(np.uint32)}).filter(
+        pa.array(namesakes > 1)
+    )
 
 
 def count(batch: Batch) -> Summary:

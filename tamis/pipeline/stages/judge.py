@@ -24,7 +24,9 @@ class SetFacts(TypedDict):
     kind: str
 
 
-def encode_sets(sets: Mapping[str, Sequence[tuple[int, str, str]]], tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+def encode_sets(
+    sets: Mapping[str, Sequence[tuple[int, str, str]]], tokenizer: Tokenizer, folder: Path
+) -> dict[str, Any]:
     """Saves every set's tokens; the pool's documents also form one set per large source."""
     facts: dict[str, SetFacts] = {}
     for position, (name, entries) in enumerate(sets.items()):
@@ -35,7 +37,9 @@ def encode_sets(sets: Mapping[str, Sequence[tuple[int, str, str]]], tokenizer: T
         if name == "pool":
             members |= _by_source([source for _, source, _ in entries], sizes)
         np.savez(folder / f"set-{position:02d}.npz", ids=ids, offsets=offsets, bytes=sizes)
-        (folder / f"set-{position:02d}.json").write_text(json.dumps({key: rows.tolist() for key, rows in members.items()}), encoding="utf-8")
+        (folder / f"set-{position:02d}.json").write_text(
+            json.dumps({key: rows.tolist() for key, rows in members.items()}), encoding="utf-8"
+        )
         for member, rows in members.items():
             kind = "evaluate" if name != "pool" else "pool" if member == "pool" else "source"
             facts[member] = {"documents": len(rows), "bytes": int(sizes[rows].sum()), "kind": kind}
@@ -45,7 +49,9 @@ def encode_sets(sets: Mapping[str, Sequence[tuple[int, str, str]]], tokenizer: T
 def _by_source(sources: Sequence[str], sizes: np.ndarray[Any, Any]) -> dict[str, Any]:
     names, place, counts = np.unique(np.array(sources, dtype=str), return_inverse=True, return_counts=True)
     mass = np.bincount(place, weights=sizes, minlength=len(names))
-    largest = sorted((i for i in range(len(names)) if names[i] and counts[i] >= SOURCE_DOCUMENTS), key=lambda i: (-mass[i], names[i]))
+    largest = sorted(
+        (i for i in range(len(names)) if names[i] and counts[i] >= SOURCE_DOCUMENTS), key=lambda i: (-mass[i], names[i])
+    )
     return {f"pool/{names[i]}": np.flatnonzero(place == i) for i in largest[:SOURCES]}
 
 

@@ -50,7 +50,9 @@ class Tokens(Component):
         total = yield Fold(("n_bytes",), total_bytes)
         share = min(1.0, self.sample_bytes / max(1, int(total["bytes"])))
         drawn = yield Fold(self.reads, partial(_draw, pool.seed, share), merge=_join)
-        trained = yield Train("tokenizer", ("doc_id",), partial(self._train, drawn), gpu=False, pretend=None if self.exact else PRETENDED)
+        trained = yield Train(
+            "tokenizer", ("doc_id",), partial(self._train, drawn), gpu=False, pretend=None if self.exact else PRETENDED
+        )
         if self.exact:
             return Map(("text",), WRITES, partial(_count, trained["folder"]))
         return Map(("n_bytes",), WRITES, partial(_estimate, trained["bytes_per_token"]))
