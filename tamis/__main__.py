@@ -97,7 +97,7 @@ def run(
 @cli.command()
 @STAGES
 def check(stages: Path) -> None:
-    """Validate STAGES.yaml and print its passes, columns, bytes and a cost estimate, from a rehearsal on a few documents."""
+    """Validate STAGES.yaml; print columns, passes, bytes and a cost estimate, from a rehearsal on a few documents."""
     from tamis.pipeline.rehearsal import rehearse
     from tamis.pipeline.spec import load_spec
 
@@ -200,9 +200,8 @@ def sample(folder: Path) -> None:
 
     facts = build_sample(folder)
     verb = "kept" if facts.reused else "built"
-    click.echo(
-        f"{verb} {facts.documents:,} documents in {folder}: pool {facts.pool:,}, target {facts.train:,} train and {facts.valid:,} valid"
-    )
+    parts = f"pool {facts.pool:,}, target {facts.train:,} train and {facts.valid:,} valid"
+    click.echo(f"{verb} {facts.documents:,} documents in {folder}: {parts}")
 
 
 def main() -> None:

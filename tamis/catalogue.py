@@ -19,8 +19,7 @@ def listing(folder: Path | None = None) -> str:
     lines = []
     for verb in FAMILIES:
         lines.append(f"{verb}:")
-        for name in names(verb, own):
-            lines.append(f"  {name:<16}{_first_line(find(verb, name, own))}")
+        lines += [f"  {name:<16}{_first_line(find(verb, name, own))}" for name in names(verb, own)]
     return "\n".join([*lines, "", "tamis components NAME shows one with its options"])
 
 

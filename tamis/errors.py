@@ -1,4 +1,7 @@
-"""What can go wrong, by whose promise was broken: every message reads `where: what was promised, what came; what to do`."""
+"""What can go wrong, by whose promise was broken.
+
+Every message reads `where: what was promised, what came; what to do`.
+"""
 
 
 class TamisError(Exception):

@@ -21,8 +21,28 @@ _REFUSED_CLASSES = {
     "STAR": "a star",
     "LAMBDA": "a lambda",
 }
-_VOLATILE = {"random", "uuid", "gen_random_uuid", "setseed", "now", "today", "current_date", "current_time", "current_timestamp",
-             "get_current_timestamp", "get_current_time", "nextval", "currval", "getenv", "getvariable", "current_setting", "read_text", "read_blob"}  # fmt: skip
+_VOLATILE = frozenset(
+    {
+        "random",
+        "uuid",
+        "gen_random_uuid",
+        "setseed",
+        "now",
+        "today",
+        "current_date",
+        "current_time",
+        "current_timestamp",
+        "get_current_timestamp",
+        "get_current_time",
+        "nextval",
+        "currval",
+        "getenv",
+        "getvariable",
+        "current_setting",
+        "read_text",
+        "read_blob",
+    }
+)
 
 
 @lru_cache(maxsize=1)
@@ -104,7 +124,8 @@ class Expression:
                 refused = f"{name}()"
             if refused:
                 raise SpecError(
-                    f"{self.text!r}: expected a row-wise, deterministic expression, got {refused}; compute it as a column first"
+                    f"{self.text!r}: expected a row-wise, deterministic expression, got {refused}; "
+                    "compute it as a column first"
                 )
 
     @cached_property
@@ -163,10 +184,8 @@ def evaluate(texts: Sequence[str], table: pa.Table | pa.RecordBatch) -> list[pa.
 
 
 def _nan_is_null(field: pa.Field) -> str:
-    name = '"' + field.name.replace('"', '""') + '"'
-    if pa.types.is_floating(field.type):
-        return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
-    return name
+    name: str = '"' + field.name.replace('"', '""') + '"'
+    return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" if pa.types.is_floating(field.type) else name
 
 
 def kinds(texts: Sequence[str], schema: Mapping[str, pa.DataType]) -> list[pa.DataType]:

@@ -96,7 +96,7 @@ def build(
     base : the folder that relative paths of `Documents` options start from. texts : lists of strings are
     documents themselves rather than paths.
     """
-    known = {field.name for field in fields(cls) if field.init}
+    known = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
     for key in options:
         if key not in known:
             close = difflib.get_close_matches(str(key), sorted(known), 1)

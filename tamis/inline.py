@@ -76,7 +76,8 @@ class _Inline:
         if isinstance(step, Exchange):
             return self._exchange(step)
         raise ContractError(
-            f"inline: expected a component of maps, folds and exchanges, got a {type(step).__name__} step; use a run for it"
+            f"inline: expected a component of maps, folds and exchanges, got a {type(step).__name__} step; "
+            "use a run for it"
         )
 
     def _fold(self, step: Fold) -> dict[str, Any]:

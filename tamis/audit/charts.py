@@ -100,12 +100,12 @@ def _outline(shares: Sequence[float], top: float) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its interval. verdict: better, worse or level."""
+    """A difference with its interval (None if there is none). verdict: better, worse or level."""
 
     label: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     verdict: str
 
 
@@ -117,8 +117,8 @@ LINE = 28
 
 def intervals(rows: Sequence[Interval], axis: str) -> str:
     """Differences with their intervals around zero, one line each, with the numbers to the right."""
-    low = min([0.0, *(row.low for row in rows)])
-    high = max([0.0, *(row.high for row in rows)])
+    ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high) if end is not None)]
+    low, high = min(ends), max(ends)
     margin = (high - low or 1.0) * 0.06
     low, high = low - margin, high + margin
     height = LINE * len(rows)
@@ -138,13 +138,18 @@ def intervals(rows: Sequence[Interval], axis: str) -> str:
 
 
 def _interval(row: Interval, y: float, place: Callable[[float], float]) -> str:
-    numbers = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]".replace("-", "−")
+    numbers, whisker = f"{row.value:+.3f}", ""
+    if row.low is not None and row.high is not None:
+        numbers += f" [{row.low:+.3f}, {row.high:+.3f}]"
+        ends = f'x1="{place(row.low):.1f}" x2="{place(row.high):.1f}"'
+        whisker = f'<line class="whisker" {ends} y1="{y:.1f}" y2="{y:.1f}"/>'
+    numbers = numbers.replace("-", "−")
     label = row.label if len(row.label) <= 26 else row.label[:25] + "…"
     end = LABEL_WIDTH + PLOT_WIDTH + NUMBERS_WIDTH
     return (
         f'<g class="{row.verdict}"><title>{escape(row.label)}: {numbers}</title>'
         f'<text class="label" x="{LABEL_WIDTH - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
-        f'<line class="whisker" x1="{place(row.low):.1f}" x2="{place(row.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f"{whisker}"
         f'<circle cx="{place(row.value):.1f}" cy="{y:.1f}" r="5"/>'
         f'<text class="numbers" x="{end}" y="{y + 4:.1f}" text-anchor="end">{numbers}</text></g>'
     )

@@ -13,6 +13,7 @@ from tamis.audit.evidence import is_ranked, quoted
 from tamis.audit.reader import Run
 from tamis.audit.sql import aligned, cell, one_line
 from tamis.audit.view import connected
+from tamis.errors import ColumnError
 
 EXAMPLES = 3
 SOURCES = 20
@@ -33,14 +34,12 @@ class Side:
         return f"{self.name} = {self.run.path}:{self.arm}"
 
 
-def diff(run_a: Run, arm_a: str, run_b: Run, arm_b: str) -> str:
+def diff(run_a: Run, arm_a: str | None, run_b: Run, arm_b: str | None) -> str:
     """The comparison of two arms, of one run or of two, as text. Documents are the same if their ids are.
 
-    Raises ColumnError if a run has no such arm.
+    A run with a single arm needs no name for it. Raises ColumnError if a run has no such arm.
     """
-    a, b = Side("A", run_a, arm_a, "a"), Side("B", run_b, arm_b, "b")
-    for side in (a, b):
-        side.run.arm(side.arm)
+    a, b = Side("A", run_a, _arm(run_a, arm_a), "a"), Side("B", run_b, _arm(run_b, arm_b), "b")
     with connected({"a": run_a, "b": run_b}) as connection:
         _pair(connection, a, b)
         parts = [
@@ -51,6 +50,12 @@ def diff(run_a: Run, arm_a: str, run_b: Run, arm_b: str) -> str:
             *(_examples(connection, here, there) for here, there in ((a, b), (b, a))),
         ]
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _arm(run: Run, name: str | None) -> str:
+    if name is None and len(run.arms) != 1:
+        raise ColumnError(f"{run.path}: expected RUN:ARM; the arms are {', '.join(run.arms) or 'none'}")
+    return run.arm(name or next(iter(run.arms))).name
 
 
 def _size(*runs: Run) -> tuple[str, str]:

@@ -27,6 +27,10 @@ COLUMNS = 12  # distributions that are drawn
 SHIFTS = 14
 PACKAGES = ("tamis", "numpy", "pyarrow", "numba", "duckdb", "dask", "torch", "transformers", "tokenizers")
 HERE = Path(__file__).parent
+TRAINING = {
+    "documents": "documents", "tokens": "tokens read", "epochs": "epochs", "steps": "steps",
+    "parameters": "parameters", "final_loss": "final loss, nats per token", "seconds": "seconds",
+}  # fmt: skip
 
 
 def write_report(run: Run) -> Path:
@@ -48,7 +52,7 @@ def render_page(run: Run) -> str:
     )  # fmt: skip
     environment.filters.update(
         n=_integer, mb=_megabytes, millions=_millions, pct=_percent, num=_number, bits=_bits, signed=_signed,
-        line=one_line,
+        line=one_line, plain=_plain,
     )  # fmt: skip
     return environment.get_template("report.html").render(**_contents(run))
 
@@ -68,7 +72,7 @@ def _contents(run: Run) -> dict[str, Any]:
         marks = flags(run, connection)
         clusters = duplicates(run, connection)
         pool = funnels[0].pool if funnels else _pool(run, connection)
-    comparison = load_comparison(run.path)
+    comparison = load_comparison(run)
     shifts = {funnel.arm.name: _shifts(funnel) for funnel in funnels}
     return {
         "run": run,
@@ -86,6 +90,7 @@ def _contents(run: Run) -> dict[str, Any]:
         "flags": marks,
         "duplicates": clusters,
         "comparison": comparison,
+        "training_columns": _training_columns(comparison),
         "interval_charts": _interval_charts(comparison),
         "books": books(run),
         "quarantine": quarantine(run),
@@ -167,6 +172,12 @@ def _interval_charts(comparison: Comparison | None) -> list[tuple[str, str, Any]
     return found
 
 
+def _training_columns(comparison: Comparison | None) -> list[tuple[str, str]]:
+    """The facts about training that the comparison has, with their units."""
+    entries = comparison.raw.get("training", ()) if comparison else ()
+    return [(key, label) for key, label in TRAINING.items() if any(key in entry for entry in entries)]
+
+
 def _versions() -> Mapping[str, str]:
     found = {"Python": platform.python_version()}
     for package in PACKAGES:
@@ -186,6 +197,11 @@ def _text(path: Path) -> str:
 
 def _integer(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
+
+
+def _plain(value: float | None) -> str:
+    """A whole number in full, any other with two decimals."""
+    return f"{value:,.2f}" if isinstance(value, float) else _integer(value)
 
 
 def _megabytes(value: int | None) -> str:

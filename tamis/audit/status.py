@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tamis.audit.reader import Run
 from tamis.audit.sql import aligned
 from tamis.corpus import Shard
 from tamis.errors import LedgerError
@@ -61,12 +62,12 @@ class Work:
     shards: Mapping[int, Shard] = field(repr=False)
 
 
-def status(path: str | Path) -> str:
-    """Where a run stands, as text; also while it is going on, or after it was killed.
+def status(path: str | Path | Run) -> str:
+    """Where a run stands, as text; also while it is going on, after it was killed, and before it has any column.
 
     Raises LedgerError if the folder is not a run directory.
     """
-    run = Path(path)
+    run = path.path if isinstance(path, Run) else Path(path)
     if not (run / "ledger").is_dir():
         raise LedgerError(
             f"{run}: expected a run directory with a ledger in it, found none; give the folder that `out:` names"

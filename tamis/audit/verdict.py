@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tamis.audit.charts import Interval
+from tamis.audit.reader import Run
 
 POOL = "pool"
 BETTER, WORSE, LEVEL = "better", "worse", "level"
@@ -16,19 +16,21 @@ BETTER, WORSE, LEVEL = "better", "worse", "level"
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus control, in bits per byte: lower is better. level: of the interval."""
+    """Arm minus control, in bits per byte: lower is better. low, high: its interval, None with a single seed."""
 
     arm: str
     control: str
     size: str
     set: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def verdict(self) -> str:
-        """Better or worse if the interval lies on one side of zero."""
+        """Better or worse if the interval lies on one side of zero, level if it holds zero or is not known."""
+        if self.low is None or self.high is None:
+            return LEVEL
         return BETTER if self.high < 0 else WORSE if self.low > 0 else LEVEL
 
 
@@ -56,10 +58,11 @@ class Comparison:
     sets: Sequence[tuple[str, str, int, int]]  # name, kind, documents, bytes
 
 
-def load_comparison(run: Path) -> Comparison | None:
-    """The run's comparison, or None if it has none."""
-    path = run / "compare.json"
-    if not path.is_file():
+def load_comparison(run: Run) -> Comparison | None:
+    """The run's comparison, or None if it has none (or only one from before its stages changed)."""
+    path = run.path / "compare.json"
+    is_stale = any(stage.component == "compare" and not stage.finished for stage in run.stages)
+    if is_stale or not path.is_file():
         return None
     raw = json.loads(path.read_text(encoding="utf-8"))
     differences = [
@@ -93,13 +96,19 @@ def _sentences(raw: Mapping[str, Any], differences: Sequence[Difference]) -> lis
             continue
         size = f" at size {d.size}" if len(sizes) > 1 else ""
         pool = next((p for p in differences if (p.arm, p.size, p.set) == (d.arm, d.size, POOL)), None)
-        interval = f"[{_bits(d.low)}, {_bits(d.high)}]"
-        found.append(f"{_claim(d, size, interval, seeds)}{_price(pool)}.")
+        found.append(f"{_claim(d, size, seeds)}{_price(pool)}.")
     return found
 
 
-def _claim(d: Difference, size: str, interval: str, seeds: str) -> str:
+def _claim(d: Difference, size: str, seeds: str) -> str:
+    if d.low is None or d.high is None:
+        side = "below" if d.difference < 0 else "above"
+        return (
+            f"{d.arm} is {_bits(abs(d.difference))} bits per byte {side} {d.control} on {d.set}{size}, "
+            "with one seed, which gives no interval and proves nothing"
+        )
     if d.verdict == LEVEL:
+        interval = f"[{_bits(d.low)}, {_bits(d.high)}]"
         return (
             f"{d.arm} and {d.control} cannot be told apart on {d.set}{size}: "
             f"{_bits(d.difference)} bits per byte {interval}, {seeds}"
@@ -111,7 +120,7 @@ def _claim(d: Difference, size: str, interval: str, seeds: str) -> str:
 
 
 def _price(pool: Difference | None) -> str:
-    if pool is None:
+    if pool is None or pool.low is None:
         return ""
     if pool.verdict == LEVEL:
         return "; on the pool they are level"

@@ -46,7 +46,7 @@ def _turn(x: np.uint64, right: int) -> np.uint64:
 
 
 @kernel
-def _quarter(v: UInt64, a: int, b: int, c: int, d: int, x: np.uint64, y: np.uint64) -> None:  # noqa: PLR0917
+def _quarter(v: UInt64, a: int, b: int, c: int, d: int, x: np.uint64, y: np.uint64) -> None:
     v[a] += v[b] + x
     v[d] = _turn(v[d] ^ v[a], 32)
     v[c] += v[d]

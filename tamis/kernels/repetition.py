@@ -25,7 +25,7 @@ def _gather_words(tokens: Tokens, d: int, grams: UInt64, words: UInt64, ends: In
 
 
 @kernel
-def _pairs(grams: UInt64, words: UInt64, length: int, seen: UInt64, twice: UInt64, at: Int32) -> int:  # noqa: PLR0917
+def _pairs(grams: UInt64, words: UInt64, length: int, seen: UInt64, twice: UInt64, at: Int32) -> int:
     """How many positions may hold a repeated pair of words, listed in `at`; `grams` becomes the hash of each pair.
 
     All that repeat are listed: two positions of one pair set one bit twice. seen, twice : room for bits, one in

@@ -1,0 +1,1 @@
+"""The engine: specification, plan, passes, ledger, workers, export."""

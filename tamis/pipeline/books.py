@@ -66,7 +66,7 @@ def arm_books(run: Path, folder: str, name: str, shards: Sequence[Shard]) -> dic
     pool = sum(shard.rows for shard in shards)
     if rows != pool or contradictions or kept + dropped.total() != pool:
         raise LedgerError(
-            f"arm {name}: the books do not balance: {pool} documents in the pool, {kept} kept, {dict(dropped)} dropped, "
-            f"{contradictions} with a contradiction; report this"
+            f"arm {name}: the books do not balance: {pool} documents in the pool, {kept} kept, "
+            f"{dict(dropped)} dropped, {contradictions} with a contradiction; report this"
         )
     return {"pool": pool, "kept": kept, "uses": uses, "dropped": dict(sorted(dropped.items()))}

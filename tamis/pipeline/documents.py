@@ -71,7 +71,8 @@ def prepare(
     others = [source for source in sources if not is_parquet(source)]
     if parquet and others:
         raise SpecError(
-            f"{name}: expected files of one kind, got {len(parquet)} Parquet files and {len(others)} others such as {others[0].relative_name}; name them apart"
+            f"{name}: expected files of one kind, got {len(parquet)} Parquet files and {len(others)} others such as "
+            f"{others[0].relative_name}; name them apart"
         )
     prepared_bad, prepared_seen, problems = 0, 0, []
     if others:

@@ -40,7 +40,7 @@ class Executor:
         self._passes = 0
 
     def read(self, work: Pass) -> None:
-        """Reads each shard once for all jobs that it still lacks. Raises RunFailedError naming the shards that failed."""
+        """Reads each shard once for all jobs that it still lacks. Raises RunFailedError naming what failed."""
         missing = {shard: indices for shard in work.shards if (indices := self._lacking(work, shard))}
         if not missing:
             return

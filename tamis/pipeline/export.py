@@ -84,7 +84,8 @@ def export(run: Path, arm: str, folder: Path, form: str, workers: Workers, colum
     expected = catalog["arms"].get(arm, {}).get("uses")
     if expected is not None and expected != total:
         raise LedgerError(
-            f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written; report this"
+            f"export of {arm}: the books do not balance: the arm uses {expected} documents, "
+            f"{total} were written; report this"
         )
     publish(folder / MANIFEST, json.dumps({"arm": arm, "documents": total, "files": written}, indent=1).encode())
     (folder / f".{MANIFEST}.request").unlink()

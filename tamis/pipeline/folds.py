@@ -18,7 +18,8 @@ GROUP_SHARDS = 64  # summaries merged by one task
 def save_summary(path: Path, summary: Summary) -> tuple[int, str]:
     """Writes a summary as .npz (arrays only, nothing executable, the same bytes for the same values)."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: summary[key] for key in sorted(summary)})
+    arrays: dict[str, Any] = {key: summary[key] for key in sorted(summary)}
+    np.savez_compressed(buffer, **arrays)
     return publish(path, buffer.getbuffer())
 
 
@@ -36,8 +37,8 @@ def checked_summary(summary: Summary, fold: Fold, label: str) -> Summary:
             )
         if fold.merge is add and array.dtype.kind not in "iub":
             raise ContractError(
-                f"{label}: summarize() promised integers (sums of floats depend on their order), returned {array.dtype} "
-                f"for {key!r}; count in integers or fixed point, or give the fold an exact `merge`"
+                f"{label}: summarize() promised integers (sums of floats depend on their order), returned "
+                f"{array.dtype} for {key!r}; count in integers or fixed point, or give the fold an exact `merge`"
             )
     return summary
 

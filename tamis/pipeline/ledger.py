@@ -88,7 +88,8 @@ def _locked(path: Path) -> IO[str]:
         holder = file.read().strip()
         file.close()
         raise LedgerError(
-            f"{path.parent.parent}: another driver (process {holder}) is working in this run; wait for it, or give --out another folder"
+            f"{path.parent.parent}: another driver (process {holder}) is working in this run; "
+            "wait for it, or give --out another folder"
         ) from error
     file.seek(0)
     file.truncate()

@@ -162,7 +162,7 @@ def _run_shard(run: Path, spec: PassSpec, works: Sequence[Work], shard: Shard) -
     documents = read_batches(shard, spec.corpus.fields, beside.document_columns, spec.batch_rows)
     for record_batch, usable in documents:
         table = beside.join(record_batch, position)
-        unusable += _unusable_rows(record_batch, usable, shard, position)
+        unusable += _unusable_rows(usable, shard, position)
         shared: dict[str, Batch] = {}
         for output in outputs:
             output.take(table, usable, shared, position, beside)
@@ -178,7 +178,7 @@ def _run_shard(run: Path, spec: PassSpec, works: Sequence[Work], shard: Shard) -
     return receipts
 
 
-def _unusable_rows(batch: pa.RecordBatch, usable: pa.BooleanArray, shard: Shard, position: int) -> list[dict[str, Any]]:
+def _unusable_rows(usable: pa.BooleanArray, shard: Shard, position: int) -> list[dict[str, Any]]:
     if usable.true_count == len(usable):
         return []
     rows = np.flatnonzero(~np.asarray(usable))

@@ -122,7 +122,7 @@ class Plan:
         job.stage.finished = True
 
     def resolve_uses(self, stage: Stage) -> None:
-        """Hands a stage the models of others, once those have finished. Raises ContractError if there is no such stage."""
+        """Hands a stage the models of others that have finished. Raises ContractError if there is no such stage."""
         for index, step in enumerate(stage.live.position.steps):
             if isinstance(step, Use):
                 maker = next((other for other in self.stages if other.spec.name == step.name), None)

@@ -153,6 +153,7 @@ class LiveProgram:
         steps = tuple(yielded) if together else (yielded,)
         if not steps or not all(isinstance(step, (Fold, Exchange, Train, Use)) for step in steps):
             raise ContractError(
-                f"{self.spec.label}: steps() must yield Fold, Exchange, Train or Use (or a list of them), got {yielded!r}; a Map is returned"
+                f"{self.spec.label}: steps() must yield Fold, Exchange, Train or Use, or a list of them, "
+                f"got {yielded!r}; a Map is returned"
             )
         return Position(steps, together)

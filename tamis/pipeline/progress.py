@@ -33,6 +33,10 @@ class Meter:
         return time.perf_counter() - self.began
 
 
+def _ignore(amount: float) -> None:
+    del amount
+
+
 class Progress:
     """Reports to a terminal with moving bars, to anything else with one line per finished pass."""
 
@@ -49,7 +53,7 @@ class Progress:
     def working(self, label: str, total: float) -> Iterator[Meter]:
         """A meter for work of `total` units; the label names it."""
         if not self._bars:
-            yield Meter(lambda amount: None)
+            yield Meter(_ignore)
             return
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn

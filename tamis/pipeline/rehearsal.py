@@ -111,11 +111,8 @@ class _Pretender(Executor):
 
 def _told(spec: Spec, pool: Prepared, driver: _Rehearsal) -> str:
     rows, size = sum(shard.rows for shard in pool.shards), sum(shard.bytes for shard in pool.shards)
-    lines = [
-        f"{spec.file}: {len(spec.programs)} programs over {rows:,} documents in {len(pool.shards)} shards, {human_bytes(size)}",
-        "",
-        "columns",
-    ]
+    corpus = f"{rows:,} documents in {len(pool.shards)} shards, {human_bytes(size)}"
+    lines = [f"{spec.file}: {len(spec.programs)} programs over {corpus}", "", "columns"]
     for program in spec.programs:
         for column, kind in program.build().columns(program.name).items():
             lines.append(f"  {column:<28}{kind!s:<34}{program.label}")
@@ -131,10 +128,6 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal) -> str:
             "train": "training",
         }[kind]
         lines.append(f"  {number:>2}  {label}: {read}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"the text is read {sum(kind == 'text' for _, kind, _ in driver.told)} times, about {total:,.0f} core-seconds in all, training aside",
-        ]
-    )
+    times = sum(kind == "text" for _, kind, _ in driver.told)
+    total_line = f"the text is read {times} times, about {total:,.0f} core-seconds in all, training aside"
+    return "\n".join([*lines, "", total_line])

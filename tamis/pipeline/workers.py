@@ -15,7 +15,9 @@ from tamis.errors import SpecError, TamisError
 
 RETRIES = 2
 WINDOW_PER_WORKER = 4  # futures in flight per worker: enough to never starve one, few enough for the scheduler
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
+)
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,10 @@ class Dask:
 
     @property
     def slots(self) -> int:
-        return max(
-            1, sum(worker["nthreads"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values())
-        )
+        return max(1, sum(int(worker["nthreads"]) for worker in self._workers()))
+
+    def _workers(self) -> list[Any]:
+        return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         from distributed import as_completed
@@ -183,8 +186,7 @@ class Dask:
             future.release()
 
     def _has_gpu_workers(self) -> bool:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return any(worker.get("resources", {}).get("GPU") for worker in workers)
+        return any(worker.get("resources", {}).get("GPU") for worker in self._workers())
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
@@ -198,7 +200,8 @@ def _cluster_class(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise SpecError(
-            f"cluster: expected the import path of a Dask cluster class such as dask_jobqueue.SLURMCluster, got {path!r}: {error}"
+            f"cluster: expected the import path of a Dask cluster class, got {path!r} ({error}); "
+            "write, for example, dask_jobqueue.SLURMCluster"
         ) from error
 
 

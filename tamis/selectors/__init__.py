@@ -1,0 +1,1 @@
+"""Components that choose documents: one per file."""

@@ -117,7 +117,7 @@ class Selector(Component):
     def _mass(self, batch: Batch) -> npt.NDArray[np.int64]:
         if not self.budget_tokens:
             return np.ones(len(batch), np.int64)
-        return pc.fill_null(batch["n_tokens"], 0).cast(pa.int64()).to_numpy()
+        return np.asarray(pc.fill_null(batch["n_tokens"], 0).cast(pa.int64()).to_numpy(), np.int64)
 
     def _first_reason(self, batch: Batch) -> npt.NDArray[np.int64]:
         """Index into the reasons of the first that applies before the cut: -1 where none does."""

@@ -1,0 +1,1 @@
+"""Programs that the engine itself adds to a run."""

@@ -20,11 +20,11 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.errors import ContractError
-from tamis.models.intervals import paired_interval
 from tamis.models.packing import pack
 from tamis.models.sizes import size
 from tamis.models.tokenizer import Tokenizer
-from tamis.pipeline.stages.judge import SetFacts, encode_sets, judge, one_thread
+from tamis.pipeline.stages.judge import encode_sets, judge, one_thread
+from tamis.pipeline.stages.verdict import verdict
 from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
 HELD_OUT = 0.02  # of the pool, by id: kept from every arm's training, to say what a selection costs elsewhere
@@ -48,7 +48,7 @@ class Compare(Component):
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
     tokens: Annotated[int, Field(gt=0)] | None = None
     control: str | None = None
-    evaluate_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    evaluate_bytes: Annotated[int, Field(gt=0)] = 400_000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     seeded: ClassVar[bool] = True
@@ -113,7 +113,18 @@ class Compare(Component):
             )
             for arm, seed in runs
         ]
-        return Publish("compare.json", self._verdict(tokens, counts, held, rows, list(zip(runs, trained, strict=True))))
+        control = self.control or self.arms[-1]
+        facts = {
+            "size": self.size,
+            "seeds": self.seeds,
+            "tokens": tokens,
+            "overlap_left_out": {arm: int(counts[f"{arm}_overlap"]) for arm in self.arms},
+            "held_out_left_out": {arm: int(counts[f"{arm}_held_out"]) for arm in self.arms},
+            "documents": {arm: int(counts[f"{arm}_documents"]) for arm in self.arms},
+            "rows": {arm: made["rows"] for arm, made in zip(self.arms, rows, strict=True)},
+        }
+        results = dict(zip(runs, trained, strict=True))
+        return Publish("compare.json", {**facts, **verdict(self.arms, control, held["sets"], results, self.level)})
 
     def _held_out(self, seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
         return np.asarray(seeds.uniform(seed, "held out", batch.doc_ids) < HELD_OUT)
@@ -163,15 +174,16 @@ class Compare(Component):
             hashes.append(order[chosen])
             repeats.append(times[chosen])
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        order = np.lexsort((np.diff(offsets), np.concatenate(hashes)))
-        order = np.repeat(order, np.concatenate(repeats)[order])
-        rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, order)
+        places = np.lexsort((np.diff(offsets), np.concatenate(hashes)))
+        places = np.repeat(places, np.concatenate(repeats)[places]).astype(np.int64)
+        rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, places)
         if not len(rows):
             raise ContractError(
-                f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; give it a larger budget"
+                f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; give "
+                "it a larger budget"
             )
         np.save(workshop.folder / "rows.npy", rows)
-        return {"rows": len(rows), "documents": len(order), "tokens": int(rows.shape[0] * (rows.shape[1] - 1))}
+        return {"rows": len(rows), "documents": len(places), "tokens": int(rows.shape[0] * (rows.shape[1] - 1))}
 
     def _sets(self, seed: int, held_share: float, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
         held = self._held_batches(seed, held_share, workshop)
@@ -212,47 +224,6 @@ class Compare(Component):
             "_tokens_per_second": facts["tokens_per_second"],
         }
 
-    def _verdict(
-        self,
-        tokens: int,
-        counts: Summary,
-        held: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
-        trained: Sequence[tuple[tuple[str, int], Mapping[str, Any]]],
-    ) -> dict[str, Any]:
-        sets: dict[str, SetFacts] = held["sets"]
-        runs = [
-            {"arm": arm, "size": self.size, "seed": seed, "set": name, **values}
-            for (arm, seed), result in trained
-            for name, values in result["scores"].items()
-        ]
-        control = self.control or self.arms[-1]
-        return {
-            "arms": list(self.arms), "control": control, "size": self.size, "seeds": self.seeds, "tokens": tokens, "level": self.level,
-            "sets": sets, "runs": runs,
-            "comparisons": [self._compared(runs, arm, control, name) for arm in self.arms if arm != control for name in sets],
-            "overlap_left_out": {arm: int(counts[f"{arm}_overlap"]) for arm in self.arms},
-            "held_out_left_out": {arm: int(counts[f"{arm}_held_out"]) for arm in self.arms},
-            "training": [
-                {"arm": arm, "seed": seed, **result["training"], "documents": int(counts[f"{arm}_documents"])} for (arm, seed), result in trained
-            ],
-            "rows": {arm: made["rows"] for arm, made in zip(self.arms, rows, strict=True)},
-        }  # fmt: skip
-
-    def _compared(self, runs: Sequence[Mapping[str, Any]], arm: str, control: str, name: str) -> dict[str, Any]:
-        def scores(of: str) -> npt.NDArray[np.float64]:
-            return np.array(
-                [run["bits_per_byte"] for run in runs if run["arm"] == of and run["set"] == name], np.float64
-            )
-
-        mean, low, high = paired_interval(scores(arm), scores(control), self.level)
-        known = not np.isnan(low)
-        return {
-            "arm": arm, "control": control, "size": self.size, "set": name, "difference": mean,
-            "low": low if known else None, "high": high if known else None, "better": bool(known and high < 0),
-            "worse": bool(known and low > 0),
-        }  # fmt: skip
-
 
 def _entries(batch: Batch, chosen: npt.NDArray[np.intp], order: npt.NDArray[np.uint64]) -> list[tuple[int, str, str]]:
     """(hash, source, text) of the chosen documents."""
@@ -272,10 +243,5 @@ def _drawn(seed: int, most_bytes: int, batches: Iterator[Batch]) -> list[tuple[i
         order = seeds.hash64(seed, "evaluate", batch.doc_ids)
         found += _entries(batch, np.arange(len(batch)), order)
     found.sort()
-    kept, size_ = [], 0
-    for entry in found:
-        size_ += len(entry[2].encode())
-        if kept and size_ > most_bytes:
-            break
-        kept.append(entry)
-    return kept
+    room = np.searchsorted(np.cumsum([len(text.encode()) for _, _, text in found]), most_bytes, side="right")
+    return found[: max(1, int(room))]
