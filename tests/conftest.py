@@ -61,7 +61,9 @@ def _made_documents(count: int = 300, seed: int = 7) -> pa.Table:
             texts.append(draw.choice([copied, copied.upper(), f"  {copied} \n"]))
         else:
             texts.append(draw.choice(" \n").join(_sentence(draw) for _ in range(draw.randint(1, 30))))
-    ids = ["007", "12345678901234567890", "ключ", "a b/c:d", "x" * 300] + [f"doc-{number:04d}" for number in range(5, len(texts))]
+    ids = ["007", "12345678901234567890", "ключ", "a b/c:d", "x" * 300] + [
+        f"doc-{number:04d}" for number in range(5, len(texts))
+    ]
     sources = [draw.choice(["web", "books", "code", None]) for _ in texts]
     stars = [draw.choice([None, float("nan"), round(draw.uniform(0, 5), 2)]) for _ in texts]
     order = list(range(len(texts)))
@@ -96,7 +98,9 @@ def write_corpus() -> Callable[..., Path]:
     backwards : the last documents come first in path order. with_empty : one more file, without rows.
     """
 
-    def write(folder: Path, table: pa.Table, shards: int = 1, *, backwards: bool = False, with_empty: bool = False) -> Path:
+    def write(
+        folder: Path, table: pa.Table, shards: int = 1, *, backwards: bool = False, with_empty: bool = False
+    ) -> Path:
         folder.mkdir(parents=True)
         edges = np.linspace(0, table.num_rows, shards + 1).astype(int)
         for number in range(shards):
@@ -152,7 +156,9 @@ class Ran:
             ids = [batch.column("doc_id") for batch, _ in read_batches(shard, ref.fields, ("doc_id",))]
             part = pa.table({"doc_id": pa.chunked_array(ids, pa.string())})
             for name in columns if columns is not None else self.columns:
-                layer = pq.read_table(self.folder / catalog["columns"][name]["layer"] / layer_file(number), partitioning=None)
+                layer = pq.read_table(
+                    self.folder / catalog["columns"][name]["layer"] / layer_file(number), partitioning=None
+                )
                 assert layer.num_rows == part.num_rows, f"{name}, shard {number}: a layer has the rows of its shard"
                 part = part.append_column(name, layer.column(name))
             parts.append(part)
@@ -177,12 +183,20 @@ class Ran:
 
     def receipts(self) -> list[dict[str, Any]]:
         """All lines of the ledger that are receipts, in the order of writing."""
-        lines = [line for path in sorted((self.folder / "ledger").glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+        lines = [
+            line
+            for path in sorted((self.folder / "ledger").glob("*.jsonl"))
+            for line in path.read_text("utf-8").splitlines()
+        ]
         return [values for values in map(json.loads, lines) if "unit" in values]
 
     def quarantine(self) -> list[dict[str, Any]]:
         """All entries of RUN/quarantine."""
-        lines = [line for path in sorted((self.folder / "quarantine").glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+        lines = [
+            line
+            for path in sorted((self.folder / "quarantine").glob("*.jsonl"))
+            for line in path.read_text("utf-8").splitlines()
+        ]
         return [json.loads(line) for line in lines]
 
 
@@ -210,7 +224,9 @@ def run_spec() -> Callable[..., Ran]:
         text = specification if isinstance(specification, str) else json.dumps(specification, indent=1)
         (folder / "stages.yaml").write_text(text, encoding="utf-8")
         told = io.StringIO()
-        Driver(load_spec(folder / "stages.yaml"), folder / "run", workers or Serial(), Progress(told), **options).drive()
+        Driver(
+            load_spec(folder / "stages.yaml"), folder / "run", workers or Serial(), Progress(told), **options
+        ).drive()
         return Ran(folder / "run", told.getvalue().splitlines())
 
     return run
@@ -222,10 +238,30 @@ def stages(target: Path) -> list[dict[str, Any]]:
     return [
         {"embed": {"hashed_ngrams": {"dimensions": 16, "as": "vector"}}},
         {"deduplicate": {"by": "exact"}},
-        {"score": ["length", {"repetition": {"where": "not exact_duplicate"}}, {"importance": {"target": str(target), "buckets": 512}}]},
+        {
+            "score": [
+                "length",
+                {"repetition": {"where": "not exact_duplicate"}},
+                {"importance": {"target": str(target), "buckets": 512}},
+            ]
+        },
         {"score": {"overlap": {"against": {"paths": [str(target)]}, "ngram_words": 4}}},
-        {"select": {"name": "best", "where": "not exact_duplicate and length > 20", "by": {"top": {"score": "importance"}}, "budget_tokens": 9000}},
-        {"select": {"name": "drawn", "where": "stars > 1", "by": {"sample": {"score": "importance"}}, "budget_documents": 40}},
+        {
+            "select": {
+                "name": "best",
+                "where": "not exact_duplicate and length > 20",
+                "by": {"top": {"score": "importance"}},
+                "budget_tokens": 9000,
+            }
+        },
+        {
+            "select": {
+                "name": "drawn",
+                "where": "stars > 1",
+                "by": {"sample": {"score": "importance"}},
+                "budget_documents": 40,
+            }
+        },
     ]
 
 
