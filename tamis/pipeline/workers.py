@@ -129,7 +129,8 @@ class Dask:
             n_workers=self._wanted,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:8787" if self._dashboard else None,
+            dashboard_address="127.0.0.1:8787" if self._dashboard else "127.0.0.1:0",  # None would still take 8787
+            scheduler_kwargs={"dashboard": self._dashboard},
             resources={"GPU": 1} if _has_gpu() else None,
             silence_logs=40,
             **self._options,

@@ -124,7 +124,9 @@ class Compare(Component):
             "rows": {arm: made["rows"] for arm, made in zip(self.arms, rows, strict=True)},
         }
         results = dict(zip(runs, trained, strict=True))
-        return Publish("compare.json", {**facts, **verdict(self.arms, control, held["sets"], results, self.level)})
+        return Publish(
+            "compare.json", {**facts, **verdict(self.arms, control, self.size, held["sets"], results, self.level)}
+        )
 
     def _held_out(self, seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
         return np.asarray(seeds.uniform(seed, "held out", batch.doc_ids) < HELD_OUT)
@@ -179,8 +181,8 @@ class Compare(Component):
         rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, places)
         if not len(rows):
             raise ContractError(
-                f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; give "
-                "it a larger budget"
+                f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; "
+                "give it a larger budget"
             )
         np.save(workshop.folder / "rows.npy", rows)
         return {"rows": len(rows), "documents": len(places), "tokens": int(rows.shape[0] * (rows.shape[1] - 1))}

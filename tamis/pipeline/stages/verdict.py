@@ -14,21 +14,25 @@ Results = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) → what it
 
 
 def verdict(
-    arms: Sequence[str], control: str, sets: Mapping[str, Any], results: Results, level: float
+    arms: Sequence[str], control: str, size: str, sets: Mapping[str, Any], results: Results, level: float
 ) -> dict[str, Any]:
     """The runs, and each arm against the control on every set; pairs are runs with the same seed."""
     runs = [
-        {"arm": arm, "seed": seed, "set": name, **values}
+        {"arm": arm, "size": size, "seed": seed, "set": name, **values}
         for (arm, seed), result in results.items()
         for name, values in result["scores"].items()
     ]
+    pairs = [(arm, name) for arm in arms if arm != control for name in sets]
     return {
         "arms": list(arms),
         "control": control,
         "level": level,
         "sets": sets,
         "runs": runs,
-        "comparisons": [_compared(runs, arm, control, name, level) for arm in arms if arm != control for name in sets],
+        "comparisons": [
+            {"arm": arm, "control": control, "size": size, "set": name, **_compared(runs, arm, control, name, level)}
+            for arm, name in pairs
+        ],
         "training": [{"arm": arm, "seed": seed, **result["training"]} for (arm, seed), result in results.items()],
     }
 
@@ -38,9 +42,6 @@ def _compared(runs: Sequence[Mapping[str, Any]], arm: str, control: str, name: s
     mean, low, high = paired_interval(_scores(runs, arm, name), _scores(runs, control, name), level)
     known = not np.isnan(low)
     return {
-        "arm": arm,
-        "control": control,
-        "set": name,
         "difference": mean,
         "low": low if known else None,
         "high": high if known else None,
