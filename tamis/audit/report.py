@@ -28,7 +28,7 @@ SHIFTS = 14
 PACKAGES = ("tamis", "numpy", "pyarrow", "numba", "duckdb", "dask", "torch", "transformers", "tokenizers")
 HERE = Path(__file__).parent
 TRAINING = {
-    "documents": "documents", "tokens": "tokens read", "epochs": "epochs", "steps": "steps",
+    "documents": "documents at hand", "tokens": "tokens read", "epochs": "epochs", "steps": "steps",
     "parameters": "parameters", "final_loss": "final loss, nats per token", "seconds": "seconds",
 }  # fmt: skip
 
@@ -175,7 +175,7 @@ def _interval_charts(comparison: Comparison | None) -> list[tuple[str, str, Any]
 def _training_columns(comparison: Comparison | None) -> list[tuple[str, str]]:
     """The facts about training that the comparison has, with their units."""
     entries = comparison.raw.get("training", ()) if comparison else ()
-    return [(key, label) for key, label in TRAINING.items() if any(key in entry for entry in entries)]
+    return [(key, label) for key, label in TRAINING.items() if any(entry.get(key) is not None for entry in entries)]
 
 
 def _versions() -> Mapping[str, str]:
@@ -205,7 +205,9 @@ def _plain(value: float | None) -> str:
 
 
 def _megabytes(value: int | None) -> str:
-    return "–" if value is None else f"{value / 1e6:,.1f}" if value < 1e9 else f"{value / 1e6:,.0f}"
+    if value is None:
+        return "–"
+    return f"{value / 1e6:,.{2 if 0 < value < 1e6 else 1 if value < 1e9 else 0}f}"
 
 
 def _millions(value: int | None) -> str:

@@ -65,8 +65,10 @@ def load_comparison(run: Run) -> Comparison | None:
     if is_stale or not path.is_file():
         return None
     raw = json.loads(path.read_text(encoding="utf-8"))
+    read = raw.get("documents", {})
+    raw["training"] = [{"documents": read.get(entry["arm"]), **entry} for entry in raw.get("training", ())]
     differences = [
-        Difference(c["arm"], c["control"], c["size"], c["set"], c["difference"], c["low"], c["high"])
+        Difference(c["arm"], c["control"], c.get("size", raw["size"]), c["set"], c["difference"], c["low"], c["high"])
         for c in raw["comparisons"]
     ]
     order = _set_order(raw["sets"])
@@ -108,14 +110,14 @@ def _claim(d: Difference, size: str, seeds: str) -> str:
             "with one seed, which gives no interval and proves nothing"
         )
     if d.verdict == LEVEL:
-        interval = f"[{_bits(d.low)}, {_bits(d.high)}]"
+        interval = f"[{_bits(d.low, d.difference)}, {_bits(d.high, d.difference)}]"
         return (
             f"{d.arm} and {d.control} cannot be told apart on {d.set}{size}: "
             f"{_bits(d.difference)} bits per byte {interval}, {seeds}"
         )
     verb = "beats" if d.verdict == BETTER else "loses to"
     bounds = sorted((abs(d.low), abs(d.high)))
-    span = f"[{_bits(bounds[0])}, {_bits(bounds[1])}]"
+    span = f"[{_bits(bounds[0], d.difference)}, {_bits(bounds[1], d.difference)}]"
     return f"{d.arm} {verb} {d.control} on {d.set}{size} by {_bits(abs(d.difference))} bits per byte {span}, {seeds}"
 
 
@@ -123,19 +125,23 @@ def _price(pool: Difference | None) -> str:
     if pool is None or pool.low is None:
         return ""
     if pool.verdict == LEVEL:
-        return "; on the pool they are level"
+        return "; on the pool they cannot be told apart"
     verb = "costs" if pool.verdict == WORSE else "also gains"
     return f"; it {verb} {_bits(abs(pool.difference))} on the pool"
 
 
-def _bits(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if abs(value) >= 0.1 else f"{value:.3f}".replace("-", "−")
+def _bits(value: float, beside: float | None = None) -> str:
+    """Two decimals, three for differences below a tenth; `beside`: the difference that a bound belongs to."""
+    decimals = 2 if abs(value if beside is None else beside) >= 0.1 else 3
+    return f"{value:.{decimals}f}".replace("-", "−")
 
 
 def _lines(raw: Mapping[str, Any], differences: Sequence[Difference], order: Sequence[str]) -> list[Line]:
     measured: dict[tuple[str, str, str], dict[int, float]] = {}
     for run in raw["runs"]:
-        measured.setdefault((run["size"], run["set"], run["arm"]), {})[run["seed"]] = run["bits_per_byte"]
+        measured.setdefault((run.get("size", raw["size"]), run["set"], run["arm"]), {})[run["seed"]] = run[
+            "bits_per_byte"
+        ]
     means = {key: sum(by_seed.values()) / len(by_seed) for key, by_seed in measured.items()}
     against = {(d.size, d.set, d.arm): d for d in differences}
     lines = []
