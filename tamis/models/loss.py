@@ -37,7 +37,7 @@ def document_losses(
     before, so no token is skipped, but tokens early in a window see little context, exactly as in training rows.
     Windows of similar length are run together, `batch_tokens` inputs with padding at a time; log-softmax is float32,
     totals float64. On float32 devices the company a document is in moves its total by less than 1e-5 of it
-    (1e-2 in bfloat16), because matrix products of other shapes add in another order.
+    (2e-2 in bfloat16), because matrix products of other shapes add in another order.
     """
     context = context or int(model.config.max_position_embeddings)
     device = device or choose(int(model.config.hidden_size))

@@ -93,9 +93,9 @@ def step_law(parameters: int, tokens: int) -> tuple[float, float]:
     return 1.79 * parameters**-0.713 * tokens**0.307, 0.58 * tokens**0.571
 
 
-# Rates of tiny and mini were measured at 300k tokens (bits per byte on a held-out target, trained on its training half):
-# tiny 4e-3 1.87, 8e-3 1.76, beyond that some seeds fail; mini 2e-3 1.76, 4e-3 1.67, 6e-3 1.64. The rest has the step
-# law, which was fitted on larger models. A number in a name is the count of parameters without vocabulary matrices.
+# Rates of tiny and mini were measured at 300k tokens (bits per byte on the held-out half of the text): tiny 4e-3 1.87,
+# 8e-3 1.76, beyond that some seeds fail; mini 2e-3 1.76, 4e-3 1.67, 6e-3 1.64. The others take the step law, which was
+# fitted on larger models. A number in a name is the count of parameters without vocabulary matrices.
 SIZES = {
     size.name: size
     for size in (
