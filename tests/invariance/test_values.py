@@ -46,7 +46,11 @@ def specification(stages):
     ]
 
     def of(corpus, **settings):
-        return {"corpus": {"paths": str(corpus), "max_bad_fraction": 0.05, **settings}, "seed": 11, "stages": stages + more}
+        return {
+            "corpus": {"paths": str(corpus), "max_bad_fraction": 0.05, **settings},
+            "seed": 11,
+            "stages": stages + more,
+        }
 
     return of
 
@@ -74,7 +78,9 @@ def test_a_second_run_has_the_same_bytes(reference, run_spec, corpus, specificat
 
 
 @pytest.mark.parametrize(("shards", "options"), [(1, {}), (3, {"backwards": True}), (7, {"with_empty": True})])
-def test_other_shards_in_another_order_move_no_value(reference, run_spec, specification, documents, write_corpus, tmp_path, shards, options):
+def test_other_shards_in_another_order_move_no_value(
+    reference, run_spec, specification, documents, write_corpus, tmp_path, shards, options
+):
     other = write_corpus(tmp_path / "pool", documents, shards, **options)
     assert_same_values(run_spec(specification(other), tmp_path), reference)
 
@@ -93,7 +99,9 @@ def test_another_size_of_shards_moves_no_value(reference, run_spec, specificatio
     assert_same_values(ran, reference)
 
 
-def test_another_number_of_documents_per_batch_moves_no_value(reference, run_spec, specification, corpus, tmp_path, monkeypatch):
+def test_another_number_of_documents_per_batch_moves_no_value(
+    reference, run_spec, specification, corpus, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tamis.corpus.BATCH_ROWS", 17)
     ran = run_spec(specification(corpus), tmp_path)
     assert ran.files("layers") == reference.files("layers")
@@ -108,7 +116,9 @@ def test_two_dask_workers_give_the_same_bytes(reference, run_spec, specification
 
 
 @pytest.mark.dask
-def test_seven_shards_on_two_dask_workers_move_no_value(reference, run_spec, specification, documents, write_corpus, tmp_path, dask_workers):
+def test_seven_shards_on_two_dask_workers_move_no_value(
+    reference, run_spec, specification, documents, write_corpus, tmp_path, dask_workers
+):
     other = write_corpus(tmp_path / "pool", documents, 7, backwards=True)
     assert_same_values(run_spec(specification(other), tmp_path, dask_workers), reference)
 
@@ -129,7 +139,9 @@ def test_another_seed_moves_only_what_is_drawn(reference, run_spec, specificatio
         assert digest(other.table([column])) == digest(reference.table([column])), column
 
 
-def test_a_document_put_in_front_moves_no_decision_of_another(reference, run_spec, specification, documents, write_corpus, tmp_path):
+def test_a_document_put_in_front_moves_no_decision_of_another(
+    reference, run_spec, specification, documents, write_corpus, tmp_path
+):
     """Its own words change counts, so it has none; every column of every other document stays as it was."""
     new = pa.table({"id": ["aaa new"], "text": [""], "source": ["web"], "stars": [0.0]}, schema=documents.schema)
     other = write_corpus(tmp_path / "pool", pa.concat_tables([new, documents]), 3)
@@ -141,7 +153,9 @@ def test_a_document_put_in_front_moves_no_decision_of_another(reference, run_spe
         if column.endswith("_cluster"):
             assert parts(values) == parts(expected)
         else:
-            assert {key: str(value) for key, value in values.items()} == {key: str(value) for key, value in expected.items()}, column
+            assert {key: str(value) for key, value in values.items()} == {
+                key: str(value) for key, value in expected.items()
+            }, column
 
 
 def test_no_decision_reads_the_row_number(reference, run_spec, specification, documents, write_corpus, tmp_path):
