@@ -204,10 +204,11 @@ def _plain(value: float | None) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else _integer(value)
 
 
-def _megabytes(value: int | None) -> str:
+def _megabytes(value: int | None, digits: int = 1) -> str:
     if value is None:
         return "–"
-    return f"{value / 1e6:,.{2 if 0 < value < 1e6 else 1 if value < 1e9 else 0}f}"
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if 0 < value / 1e6 < least / 2 else f"{value / 1e6:,.{digits if value < 1e9 else 0}f}"
 
 
 def _millions(value: int | None) -> str:
