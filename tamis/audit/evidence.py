@@ -19,6 +19,7 @@ from tamis.errors import ColumnError
 from tamis.selectors.base import Selector
 from tamis.steps import Batch
 
+CLOSE = 0.85  # Jaro–Winkler similarity from which an id may be a misspelt one
 BEGINNING = 300  # characters of a text that are shown
 CODES = ("_cluster", "_repeats")  # numbers that have no order
 
@@ -108,11 +109,14 @@ def evidence(run: Run, doc_id: str) -> list[Evidence]:
 
 
 def _unknown(run: Run, connection: duckdb.DuckDBPyConnection, doc_id: str) -> ColumnError:
-    query = "SELECT doc_id FROM documents ORDER BY jaro_winkler_similarity(doc_id, ?) DESC, doc_id LIMIT 3"
-    close = [name for (name,) in connection.execute(query, [doc_id]).fetchall()]
+    likeness = "jaro_winkler_similarity(doc_id, ?)"
+    query = f"SELECT doc_id, {likeness} AS likeness FROM documents ORDER BY likeness DESC, doc_id LIMIT 3"
+    found = connection.execute(query, [doc_id]).fetchall()
+    close = [repr(name) for name, likeness in found if likeness >= CLOSE]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"ids here look like {found[0][0]!r}" if found else ""
     bad = run.catalog.get("ingest", {}).get("bad", 0)
     lost = f"; {bad:,} records never became documents, see {run.path / 'quarantine'}" if bad else ""
-    return ColumnError(f"{run.path}: no document {doc_id!r}; did you mean {' or '.join(map(repr, close))}?{lost}")
+    return ColumnError(f"{run.path}: no document {doc_id!r}; {hint}{lost}")
 
 
 def _assembled(

@@ -90,6 +90,11 @@ def test_an_unknown_id_is_answered_with_close_ones(run):
         why(run, "copyb")
 
 
+def test_an_id_like_no_other_is_answered_with_what_ids_look_like(run):
+    with pytest.raises(ColumnError, match="ids here look like '"):
+        why(run, "37/ß?")
+
+
 def test_a_run_that_goes_on_says_so(copied):
     catalog = json.loads((copied / "run.json").read_text())
     (copied / "run.json").write_text(json.dumps({**catalog, "finished": False}))
