@@ -11,6 +11,7 @@ import click
 from tamis import __version__
 from tamis.errors import ColumnError, SpecError, TamisError
 
+MOST_ROWS = 1001  # of a query, printed; one more says that there are more
 RUN = click.argument("run", type=click.Path(path_type=Path))
 STAGES = click.argument("stages", type=click.Path(path_type=Path))
 
@@ -108,10 +109,9 @@ def check(stages: Path) -> None:
 @RUN
 def status(run: Path) -> None:
     """What is done, per stage: shards, documents, speed, failures."""
-    from tamis.audit.reader import open_run
     from tamis.audit.status import status as tell
 
-    click.echo(tell(open_run(run)))
+    click.echo(tell(run))
 
 
 @cli.command()
@@ -161,7 +161,7 @@ def sql(run: Path, query: str) -> None:
     from tamis.audit.sql import render
     from tamis.audit.sql import sql as ask
 
-    click.echo(render(ask(open_run(run), query)))
+    click.echo(render(ask(open_run(run), query, rows=MOST_ROWS), rows=MOST_ROWS - 1))
 
 
 @cli.command()

@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tamis import ingest
 from tamis.corpus import Fields, publish
 from tamis.errors import ContractError, LedgerError
-from tamis.ingest import Chunk, SourceFile
+from tamis.ingest import Chunk, Part, SourceFile
 from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.passes import Receipt, worker_name
 from tamis.pipeline.program import digest_of
@@ -45,7 +46,8 @@ def convert_files(
     split = [chunk for chunk in chunks if chunk.is_split]
     if split:
         counts = dict.fromkeys(range(len(split)), 0)
-        tasks = (Task(_count, (chunk, i), "count lines") for i, chunk in enumerate(split))
+        plan = _save_plan(run, split)
+        tasks = (Task(_count, (str(run), plan, i), "count lines") for i in range(len(split)))
         for outcome in workers.run(tasks):
             if outcome.error:
                 raise ContractError(f"{name}: {outcome.error}")
@@ -53,10 +55,14 @@ def convert_files(
             counts[position] = lines
         chunks = ingest.numbered(chunks, [counts[i] for i in range(len(split))])
     keys = [_chunk_key(name, chunk, fields, shard_bytes) for chunk in chunks]
-    missing = [(chunk, key) for chunk, key in zip(chunks, keys, strict=True) if not _is_done(ledger, run, key)]
+    plan = _save_plan(run, chunks)
+    columns = ingest.Fields(fields.text, fields.id, fields.source)
     tasks = (
-        Task(_convert, (chunk, str(run), name, key, shard_bytes, fields), f"ingest {chunk.parts[0].file.relative_name}")
-        for chunk, key in missing
+        Task(
+            _convert, (str(run), plan, i, key, shard_bytes, columns), f"ingest {chunks[i].parts[0].file.relative_name}"
+        )
+        for i, key in enumerate(keys)
+        if not _is_done(ledger, run, key)
     )
     for outcome in workers.run(tasks):
         if outcome.error:
@@ -70,39 +76,44 @@ def _chunk_key(name: str, chunk: Chunk, fields: Fields, shard_bytes: int) -> str
     return digest_of("ingest", INGEST_VERSION, name, parts, asdict(fields), shard_bytes)
 
 
-def _count(chunk: Chunk, position: int) -> tuple[int, int]:
-    return position, ingest.count_lines(chunk)
+def _save_plan(run: Path, chunks: Sequence[Chunk]) -> str:
+    """Writes chunks under their digest, so that a task carries a path and a number, not a list of files."""
+    values = [asdict(chunk) for chunk in chunks]
+    path = f"documents/plan-{digest_of(values)[:12]}.json"
+    publish(run / path, json.dumps(values).encode())
+    return path
+
+
+@lru_cache(maxsize=4)
+def _load_plan(path: str) -> list[Chunk]:
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    return [
+        Chunk(tuple(Part(**{**part, "file": SourceFile(**part["file"])}) for part in chunk["parts"]))
+        for chunk in values
+    ]
+
+
+def _count(run: str, plan: str, position: int) -> tuple[int, int]:
+    return position, ingest.count_lines(_load_plan(f"{run}/{plan}")[position])
 
 
 def _books(run: Path, key: str) -> Path:
     return run / "documents" / f"{key[:12]}.json"
 
 
-def _convert(chunk: Chunk, run: str, name: str, key: str, shard_bytes: int, fields: Fields) -> Receipt:
+def _convert(run: str, plan: str, position: int, key: str, shard_bytes: int, columns: ingest.Fields) -> Receipt:
+    """One task: a chunk of JSON lines into shards, a quarantine file and its books."""
     began = time.perf_counter()
     root = Path(run)
-    columns = ingest.Fields(fields.text, fields.id, fields.source)
-    result = ingest.convert(
-        chunk, root / "documents", key[:12], target_bytes=shard_bytes, fields=columns, quarantine=root / "quarantine"
-    )
+    chunk = _load_plan(f"{run}/{plan}")[position]
+    folders = {"folder": root / "documents", "quarantine": root / "quarantine"}
+    result = ingest.convert(chunk, stem=key[:12], target_bytes=shard_bytes, fields=columns, **folders)
     files = [part.file.relative_name for part in chunk.parts]
     size, digest = publish(_books(root, key), json.dumps({**asdict(result), "files": files}).encode())
     facts = {"blank": result.blank, "ids_made": result.ids_made}
     seconds = round(time.perf_counter() - began, 4)
-    return Receipt(
-        key,
-        "ingest",
-        key,
-        result.lines,
-        result.rows,
-        result.quarantined,
-        size,
-        digest,
-        seconds,
-        worker_name(),
-        f"ingest {name}",
-        facts,
-    )
+    books = (result.lines, result.rows, result.quarantined)
+    return Receipt(key, "ingest", key, *books, size, digest, seconds, worker_name(), f"ingest {files[0]}", facts)
 
 
 def _is_done(ledger: Ledger, run: Path, key: str) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tamis import __version__
 from tamis.corpus import Fields, publish
 from tamis.errors import ContractError, LedgerError, TamisError
 from tamis.families import documents_in
@@ -22,6 +26,9 @@ from tamis.pipeline.progress import Progress, human_bytes
 from tamis.pipeline.spec import Spec, check_columns
 from tamis.pipeline.workers import Task, Workers
 from tamis.steps import Documents, Map, Publish
+
+
+PACKAGES = ("numpy", "pyarrow", "numba", "dask", "distributed", "duckdb", "torch", "transformers", "tokenizers")
 
 
 class Driver:
@@ -111,6 +118,10 @@ class Driver:
         publish(self.run / "stages.yaml", self.spec.text.encode())
         corpus = self.spec.corpus
         self.pool = self._prepare("pool", corpus.paths, corpus.fields, self._limit)
+        if self.pool.bad:
+            self.progress.line(
+                f"quarantine: {self.pool.bad:,} of {self.pool.seen:,} records; see {self.run / 'quarantine'}"
+            )
         check_budget(corpus, "the corpus", self.pool.bad, self.pool.seen, self.run)
         self.types = check_columns(self.spec, self.pool.columns)
         beside = self._beside()
@@ -192,6 +203,8 @@ class Driver:
         }
         catalog = {
             "format": 1,
+            "versions": versions(),
+            "components": next((program.folder for program in self.spec.programs if program.folder), None),
             "seed": self.spec.seed,
             "finished": finished,
             "corpus": self.pool.ref.to_json(),
@@ -201,6 +214,15 @@ class Driver:
             "ingest": {"bad": self.pool.bad, "seen": self.pool.seen, "problems": self.pool.problems[:100]},
         }
         publish(self.run / "run.json", json.dumps(catalog, indent=1).encode())
+
+
+def versions() -> dict[str, str]:
+    """What the results were made with: Python, tamis, and the packages that touch them."""
+    found = {"python": platform.python_version(), "tamis": __version__}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def probe(run: Path, workers: Workers) -> None:

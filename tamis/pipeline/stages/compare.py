@@ -181,7 +181,7 @@ class Compare(Component):
         rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, places)
         if not len(rows):
             raise ContractError(
-                f"compare: expected at least one row of {size(self.size).row_tokens} tokens in the arm {arm}, got none; "
+                f"compare: expected a row of {size(self.size).row_tokens} tokens or more in the arm {arm}, got none; "
                 "give it a larger budget"
             )
         np.save(workshop.folder / "rows.npy", rows)
