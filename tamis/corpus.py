@@ -257,8 +257,16 @@ def layer_file(shard_number: int) -> str:
 
 def write_layer(path: Path, table: pa.Table) -> tuple[int, str]:
     """Writes one layer file whole or not at all; its size and the BLAKE2b-128 of its bytes."""
+    repetitive = [field.name for field in table.schema if pa.types.is_string(field.type)]  # reasons, survivors
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=LAYER_GROUP_ROWS, compression="zstd", compression_level=1)
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=LAYER_GROUP_ROWS,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=repetitive or False,  # on numbers and vectors it only costs time
+    )
     return publish(path, sink.getvalue())
 
 

@@ -27,7 +27,6 @@ from tamis.pipeline.spec import Spec, check_columns
 from tamis.pipeline.workers import Task, Workers
 from tamis.steps import Documents, Map, Publish
 
-
 PACKAGES = ("numpy", "pyarrow", "numba", "dask", "distributed", "duckdb", "torch", "transformers", "tokenizers")
 
 
