@@ -188,7 +188,7 @@ class Executor:
             tasks.append(Task(run_train, (str(self.run), path, position, beside, inputs), label, gpu=step.gpu))
             jobs[job.work.key] = job
         failures: list[Failure] = []
-        with self._progress.working("training", len(tasks)) as meter:
+        with self._progress.training(self.run / "progress", len(tasks)) as meter:
             for outcome in self._workers.run(tasks):
                 failures += self._receive(outcome)
                 meter.advance(1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any, TextIO
 
 
@@ -20,21 +24,26 @@ def human_bytes(size: float) -> str:
 
 @dataclass
 class Meter:
-    """Counts what one pass has finished; `advance` moves the bar."""
+    """Counts what one pass has finished; `advance` moves the bar, `show` places it and says more."""
 
-    advance_bar: Any
+    move: Callable[..., Any]
     began: float = field(default_factory=time.perf_counter)
+    finished: float = 0
 
     def advance(self, amount: float) -> None:
-        self.advance_bar(amount)
+        self.finished += amount
+        self.move(advance=amount)
+
+    def show(self, completed: float, label: str) -> None:
+        self.move(completed=completed, description=label)
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
 
-def _ignore(amount: float) -> None:
-    del amount
+def _ignore(**change: object) -> None:
+    del change
 
 
 class Progress:
@@ -68,4 +77,32 @@ class Progress:
         )
         with Bars(*columns, console=Console(file=self._stream), transient=True) as bars:
             bar = bars.add_task(label, total=total)
-            yield Meter(lambda amount: bars.advance(bar, amount))
+            yield Meter(partial(bars.update, bar))
+
+    @contextmanager
+    def training(self, folder: Path, total: int) -> Iterator[Meter]:
+        """A meter for Train steps, moved by what they report into files of `folder` while they run."""
+        with self.working("training", total) as meter:
+            if not self._bars or not total:
+                yield meter
+                return
+            stop = Event()
+            watcher = Thread(target=_watch, args=(folder, meter, stop), daemon=True)
+            watcher.start()
+            try:
+                yield meter
+            finally:
+                stop.set()
+                watcher.join()
+
+
+def _watch(folder: Path, meter: Meter, stop: Event) -> None:
+    """Shows the progress of running Train steps, every second, until told to stop."""
+    while not stop.wait(1.0):
+        running = []
+        for path in sorted(folder.glob("*.json")):
+            with suppress(OSError, ValueError):  # the step finished between the listing and the reading
+                running.append(json.loads(path.read_text(encoding="utf-8")))
+        lines = " · ".join(str(each["line"]) for each in running[:3])
+        done = meter.finished + sum(float(each["done"]) for each in running)
+        meter.show(done, f"training {lines}" if lines else "training")
