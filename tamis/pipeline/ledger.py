@@ -31,6 +31,16 @@ class Ledger:
         if write:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self._folder / "lock")
+        try:
+            self._read()
+        except LedgerError:
+            self.__exit__()
+            raise
+        if write:
+            number = 1 + max((int(path.stem) for path in self._folder.glob("*.jsonl")), default=0)
+            self._segment = (self._folder / f"{number:05d}.jsonl").open("a", encoding="utf-8")
+
+    def _read(self) -> None:
         for values in _lines(self._folder):
             if "code" in values:
                 self.codes[values["program"]] = values
@@ -39,9 +49,6 @@ class Ledger:
             else:
                 receipt = Receipt(**values)
                 self._receipts[receipt.key, receipt.unit] = receipt
-        if write:
-            number = 1 + max((int(path.stem) for path in self._folder.glob("*.jsonl")), default=0)
-            self._segment = (self._folder / f"{number:05d}.jsonl").open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self

@@ -41,7 +41,7 @@ class ProgramSpec:
         return f"{self.verb} {self.name}"
 
     def build(self) -> Component:
-        return _build(self.verb, self.component, self.options, self.folder)
+        return _build(find(self.verb, self.component, self.folder), self.options)
 
     def pool(self) -> Pool:
         return Pool(self.name, self.seed if self.build().seeded else 0)
@@ -64,8 +64,8 @@ class ProgramSpec:
 
 
 @lru_cache(maxsize=512)
-def _build(verb: str, component: str, options: str, folder: str | None) -> Component:
-    return build(find(verb, component, folder), json.loads(options))
+def _build(cls: type[Component], options: str) -> Component:
+    return build(cls, json.loads(options))
 
 
 def documents_key(documents: Any) -> str:
@@ -116,11 +116,12 @@ class Position:
 
 def replay(spec: ProgramSpec, results: Sequence[Round], run: Path) -> Position:
     """Runs a program from its start with stored results up to the step that has none yet."""
-    return _replay(spec, tuple(results), str(run))
+    return _replay(spec, type(spec.build()), tuple(results), str(run))
 
 
 @lru_cache(maxsize=64)
-def _replay(spec: ProgramSpec, results: tuple[Round, ...], run: str) -> Position:
+def _replay(spec: ProgramSpec, cls: type[Component], results: tuple[Round, ...], run: str) -> Position:
+    del cls  # its code may be edited while a worker lives
     live = LiveProgram(spec, Path(run))
     for refs in results:
         live.send(refs)

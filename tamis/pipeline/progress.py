@@ -53,6 +53,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._bars = self._stream.isatty() and not quiet
+        self._live: Any = None  # the bars that are moving now
 
     def line(self, text: str) -> None:
         if not self._quiet:
@@ -76,8 +77,11 @@ class Progress:
             TimeRemainingColumn(),
         )
         with Bars(*columns, console=Console(file=self._stream), transient=True) as bars:
-            bar = bars.add_task(label, total=total)
-            yield Meter(partial(bars.update, bar))
+            self._live = bars
+            try:
+                yield Meter(partial(bars.update, bars.add_task(label, total=total)))
+            finally:
+                self._live = None
 
     @contextmanager
     def training(self, folder: Path, total: int) -> Iterator[Meter]:
