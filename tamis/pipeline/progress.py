@@ -56,7 +56,9 @@ class Progress:
         self._live: Any = None  # the bars that are moving now
 
     def line(self, text: str) -> None:
-        if not self._quiet:
+        if self._live is not None:  # above the moving bar, not through it
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif not self._quiet:
             print(text, file=self._stream, flush=True)
 
     @contextmanager

@@ -14,6 +14,7 @@ import tamis
 data_selection = pytest.importorskip("data_selection", reason="the dev extra brings data-selection")
 
 ROOT = Path(__file__).parents[2]
+BUCKETS = 300_000
 
 
 def documents(count):
@@ -44,10 +45,14 @@ def test_log_weights_rank_as_the_reference_ranks_them(tmp_path):
             [write_lines(tmp_path / "target.jsonl", target)],
             str(tmp_path / "cache"),
             num_proc=1,
+            num_buckets=BUCKETS,
         )
         dsir.fit_importance_estimator(num_tokens_to_fit="auto")
         dsir.compute_importance_weights()
     theirs = np.load(next((tmp_path / "cache" / "log_importance_weights").glob("*.npy")))
-    ours = tamis.score(pool, "importance", target=target, pseudo_count=0, norm="sum")["importance"].to_numpy()
-    # other hash functions, so other collisions among 10,000 buckets: ranks agree, values nearly do
-    assert spearmanr(theirs, ours).statistic > 0.98
+    ours = tamis.score(pool, "importance", target=target, pseudo_count=0, norm="sum", buckets=BUCKETS)[
+        "importance"
+    ].to_numpy()
+    # other hash functions collide elsewhere; with this many buckets few n-grams do
+    assert spearmanr(theirs, ours).statistic > 0.99
+    assert np.median(np.abs(theirs - ours) / np.abs(theirs)) < 0.05
