@@ -48,20 +48,12 @@ def save_shards(run: Path, name: str, shards: Sequence[Shard], fields: Fields) -
     return CorpusRef(path, fields, content)
 
 
-def layer_folder(label: str, key: str) -> str:
-    return f"layers/{label}-{key[:8]}"
+KINDS = {"map": "layers", "fold": "folds", "exchange": "folds", "train": "models"}
 
 
-def fold_folder(label: str, key: str) -> str:
-    return f"folds/{label}-{key[:8]}"
-
-
-def exchange_folder(label: str, key: str) -> str:
-    return f"folds/{label}-{key[:8]}"
-
-
-def model_folder(label: str, key: str) -> str:
-    return f"models/{label}-{key[:8]}"
+def output_folder(kind: str, label: str, key: str) -> str:
+    """Where a step of this kind puts its results: its label and the start of its key name the folder."""
+    return f"{KINDS[kind]}/{label}-{key[:8]}"
 
 
 def summary_file(folder: str, shard_number: int) -> str:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from tamis.corpus import Shard
 from tamis.errors import ContractError
 from tamis.expressions import Expression
-from tamis.pipeline.layout import CorpusRef, exchange_folder, fold_folder, layer_folder, model_folder
+from tamis.pipeline.layout import CorpusRef, output_folder
 from tamis.pipeline.passes import QUARANTINE, Work
 from tamis.pipeline.program import LiveProgram, ProgramSpec, Ref, digest_of, documents_key
 from tamis.steps import Exchange, Fold, Map, Train, Use
@@ -17,7 +17,6 @@ from tamis.steps import Exchange, Fold, Map, Train, Use
 NARROW_ROW_BYTES = 64  # rough cost of a document in a pass that does not read its text
 FAMILIES_THAT_FAIL = ("embed", "deduplicate", "score")  # what they fail on is `quarantined` for the stages after them
 KINDS = {Map: "map", Fold: "fold", Exchange: "exchange", Train: "train"}
-FOLDERS = {"map": layer_folder, "fold": fold_folder, "exchange": exchange_folder, "train": model_folder}
 
 Ready: TypeAlias = Map | Fold | Exchange | Train
 
@@ -191,13 +190,13 @@ class Plan:
             inputs = {column: self._origin(column, stage) for column in self._needed(stage, step)}
             read = {column: self._column_keys.get(column, origin) for column, origin in inputs.items()}
         else:
-            inputs, read = dict.fromkeys(step.reads, ""), {"over": documents_key(over)}
+            inputs, read = dict.fromkeys(step.reads, ""), {"over": self._beside[documents_key(over)].ref.digest}
         kind = KINDS[type(step)]
         key = digest_of(stage.key, len(results), index, kind, read, [[ref.digest for ref in refs] for refs in results])
         label = f"{stage.spec.name}-{step.label}" if isinstance(step, Train) else stage.spec.name
         program = stage.spec if over is None else replace(stage.spec, where=None)
         joins = None if isinstance(step, (Exchange, Train)) or step.joins is None else step.joins.key
-        return Work(program, results, index, kind, key, FOLDERS[kind](label, key), inputs, joins)
+        return Work(program, results, index, kind, key, output_folder(kind, label, key), inputs, joins)
 
     def _origin(self, column: str, stage: Stage) -> str:
         """Where a column comes from: a layer, the documents (""), or what earlier stages failed on."""
