@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
+import signal
 import time
 import traceback
 from collections import deque
@@ -133,6 +135,7 @@ class Dask:
             scheduler_kwargs={"dashboard": self._dashboard},
             resources={"GPU": 1} if _has_gpu() else None,
             silence_logs=40,
+            preload=[__name__],
             **self._options,
         )
 
@@ -193,6 +196,13 @@ class Dask:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls this as a local worker starts: Ctrl-C is the driver's business alone, and so are the messages."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # heartbeats that fail while the driver leaves
 
 
 def _cluster_class(path: str) -> Any:
