@@ -206,10 +206,14 @@ class Train:
 
 @dataclass(frozen=True)
 class Publish:
-    """A JSON document about the whole run, written to RUN/<file>: what a program returns instead of a map."""
+    """A JSON document about the whole run, written to RUN/<file>: what a program returns instead of a map.
+
+    lines : what the user should read of it on the terminal.
+    """
 
     file: str
     content: Mapping[str, Any]
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ class Driver:
                 if isinstance(returned, Publish):
                     text = json.dumps(returned.content, indent=1, sort_keys=True)
                     publish(self.run / returned.file, text.encode())
+                    for line in returned.lines:
+                        self.progress.line(f"{stage.spec.name}: {line}")
                 stage.finished = True
 
     # ---- opening ----

@@ -24,7 +24,7 @@ from tamis.models.packing import pack
 from tamis.models.sizes import size
 from tamis.models.tokenizer import Tokenizer
 from tamis.pipeline.stages.judge import encode_sets, judge, one_thread
-from tamis.pipeline.stages.verdict import verdict
+from tamis.pipeline.stages.verdict import told, verdict
 from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
 HELD_OUT = 0.02  # of the pool, by id: kept from every arm's training, to say what a selection costs elsewhere
@@ -124,9 +124,8 @@ class Compare(Component):
             "rows": {arm: made["rows"] for arm, made in zip(self.arms, rows, strict=True)},
         }
         results = dict(zip(runs, trained, strict=True))
-        return Publish(
-            "compare.json", {**facts, **verdict(self.arms, control, self.size, held["sets"], results, self.level)}
-        )
+        found = verdict(self.arms, control, self.size, held["sets"], results, self.level)
+        return Publish("compare.json", {**facts, **found}, told(found))
 
     def _held_out(self, seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
         return np.asarray(seeds.uniform(seed, "held out", batch.doc_ids) < HELD_OUT)

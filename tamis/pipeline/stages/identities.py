@@ -28,7 +28,9 @@ class Identities(Component):
         del pool
         shared = yield Exchange(("doc_id",), emit, decide, RETURNS)
         counts = yield Fold(("doc_id",), count, joins=shared)
-        return Publish("identities.json", {name: int(value) for name, value in counts.items()})
+        shared = int(counts["documents_with_shared_id"])
+        lines = [f"{shared:,} documents share their id with another one"] if shared else []
+        return Publish("identities.json", {name: int(value) for name, value in counts.items()}, lines)
 
 
 def emit(batch: Batch) -> Columns:

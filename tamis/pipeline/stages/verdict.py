@@ -37,6 +37,20 @@ def verdict(
     }
 
 
+def told(found: Mapping[str, Any]) -> list[str]:
+    """One line per arm and set that was named, and one for the pool: what the intervals allow to say."""
+    return [_sentence(each) for each in found["comparisons"] if found["sets"][each["set"]]["kind"] != "source"]
+
+
+def _sentence(each: Mapping[str, Any]) -> str:
+    difference = f"{each['difference']:+.3f} bits per byte"
+    if each["low"] is None:
+        return f"{each['arm']} against {each['control']} on {each['set']}: {difference}; one seed shows no spread"
+    said = "better than" if each["better"] else "worse than" if each["worse"] else "no different, as far as shown, from"
+    interval = f"[{each['low']:+.3f}, {each['high']:+.3f}]"
+    return f"{each['arm']} is {said} {each['control']} on {each['set']}: {difference} {interval}"
+
+
 def _compared(runs: Sequence[Mapping[str, Any]], arm: str, control: str, name: str, level: float) -> dict[str, Any]:
     """Mean difference in bits per byte (negative: the arm is better), and whether its interval leaves out 0."""
     mean, low, high = paired_interval(_scores(runs, arm, name), _scores(runs, control, name), level)
