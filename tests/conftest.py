@@ -21,6 +21,14 @@ from hypothesis import settings
 settings.register_profile("tamis", deadline=None)  # the first example may have to compile a kernel
 settings.load_profile("tamis")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One switch: to commit to new values."""
+    parser.addoption(
+        "--renew-golden", action="store_true", help="write tests/golden/digests.json from what is computed now"
+    )
+
+
 REPOSITORY = Path(__file__).parents[1]
 WORDS = (
     "sieve drum flour grain shard river matrix proof market engine quiet number letter window theorem copper garden "

@@ -333,3 +333,24 @@ def test_check_does_no_work(tamis, corpus, tmp_path, target):
         "the text is read",
     ):
         assert expected in done.stdout, done.stdout
+
+
+# ---- known gaps: each is deleted by its fix ----
+
+GAPS = {
+    "a seed beyond 64 bits": ("corpus: x\nseed: 99999999999999999999\nstages: [{score: length}]\n", 2, "seed"),
+    "an unknown option of a tokenizer that nothing uses": ("corpus: x\ntokenizer: {vocab: 5}\nstages: [{score: length}]\n", 2, "vocab"),
+    "an empty list of scores": (CORPUS + "stages:\n  - score: []\n", 3, "score"),
+    "where in two places": (CORPUS + "stages:\n  - select:\n      name: a\n      where: y > 1\n      by: {sample: {where: x > 1}}\n", 6, "where"),
+    "one column for text and id": ("corpus: {paths: x, text: body, id: body}\nstages: [{score: length}]\n", 1, "body"),
+    "a component called base": (CORPUS + "stages:\n  - score: base\n", 3, "expected one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GAPS)
+@pytest.mark.xfail(strict=True, reason="load_spec takes it, or fails with something else than a SpecError")
+def test_a_mistake_that_is_not_refused_yet(tmp_path, name):
+    text, line, message = GAPS[name]
+    said = complaint(tmp_path, text)
+    assert said.startswith(f"{tmp_path / 'stages.yaml'}:{line}: ")
+    assert re.search(message, said)
