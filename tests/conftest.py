@@ -1,4 +1,4 @@
-"""What every test may ask for: a small hostile corpus, the same documents in other shards, a run of a few lines of YAML."""
+"""What every test may ask for: a small hostile corpus, the same in other shards, a run of a few lines of YAML."""
 
 from __future__ import annotations
 
@@ -30,10 +30,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 REPOSITORY = Path(__file__).parents[1]
-WORDS = (
-    "sieve drum flour grain shard river matrix proof market engine quiet number letter window theorem copper garden "
-    "signal harvest mirror vector paper island winter tensor model kitchen bridge captain lesson orbit pepper"
-).split()
+WORDS = [
+    "sieve",
+    "drum",
+    "flour",
+    "grain",
+    "shard",
+    "river",
+    "matrix",
+    "proof",
+    "market",
+    "engine",
+    "quiet",
+    "number",
+    "letter",
+    "window",
+    "theorem",
+    "copper",
+    "garden",
+    "signal",
+    "harvest",
+    "mirror",
+    "vector",
+    "paper",
+    "island",
+    "winter",
+    "tensor",
+    "model",
+    "kitchen",
+    "bridge",
+    "captain",
+    "lesson",
+    "orbit",
+    "pepper",
+]
 BENCHMARK = "which of these kitchen tools is used to sift flour until what falls through it is fine and even all over"
 ODD_TEXTS = (
     "",

@@ -183,7 +183,7 @@ MUTATORS = ("append", "add", "update", "extend", "insert", "setdefault", "pop", 
 
 
 def test_no_module_holds_state_that_changes():
-    """No lower-case container at module level, no constant that is written to, no `global`, no mutable class attribute."""
+    """No lower-case container at module level, no constant written to, no `global`, no mutable class attribute."""
     wrong = []
     for path in files():
         tree = ast.parse(path.read_text("utf-8"))

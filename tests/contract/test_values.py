@@ -1,4 +1,4 @@
-"""What every component promises about its values: they belong to documents, not to batches, order or the machine at hand."""
+"""What every component promises about its values: they belong to documents, not to batches or their order."""
 
 import numpy as np
 import pyarrow as pa
@@ -147,7 +147,7 @@ def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, docum
 
 def test_a_document_without_text_is_null_in_the_layers_and_in_no_arm(case, ran, documents, request):
     if case.verb == "deduplicate":
-        reason = "a deduplicator's last map reads no text, so that it calls documents without text non-duplicates instead of null"
+        reason = "the last map reads no text: documents without text are called non-duplicates, not null"
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     name = {"select": f"by_{case.name}", "embed": "vector"}.get(case.verb, case.name)
     missing = documents.filter(pc.is_null(documents["text"]))["id"].to_pylist()

@@ -1,4 +1,4 @@
-"""JSON lines through a whole run: the ways in which pipelines were seen to lose documents silently, and hostile files."""
+"""JSON lines through a whole run: ways in which pipelines were seen to lose documents silently, hostile files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_lost_file_of_the_duplicates_is_made_again_and_not_taken_for_no_duplic
         "decided": list(first.folder.rglob("decided-*.arrow")),
     }
     assert victims[lost]
-    sorted(victims[lost])[0].unlink()
+    min(victims[lost]).unlink()
     if lost != "layer":  # what is made of it must be needed again
         for path in layer.glob("*.parquet"):
             path.unlink()
@@ -229,8 +229,7 @@ def test_without_a_budget_every_bad_document_stops_the_run(run_spec, shared, exp
             continue
         try:
             run_spec(said(shared / "dirty" / name, 0.0), tmp_path / name)
-        except RunFailedError as error:
-            assert "documents are bad" in str(error)
+        except RunFailedError:
             stopped.add(name)
     bad = {name for name, truth in expected.items() if truth["lines_bad"]}
     assert bad <= stopped

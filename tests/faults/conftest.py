@@ -23,7 +23,7 @@ from tamis.scorers.base import Scorer
 
 @dataclass(frozen=True)
 class Trap(Scorer):
-    """Length in bytes; `kind` is what happens to a text with the word `poison` in it while `repaired` does not exist."""
+    """Length in bytes; `kind` is what a text with the word `poison` does while the file `repaired` does not exist."""
 
     kind: str
     repaired: str = "/nowhere"
@@ -95,6 +95,7 @@ def tamis(command: list[str], environment: dict[str, str]) -> Callable[..., subp
             capture_output=True,
             text=True,
             timeout=120,
+            check=False,
             **options,
         )
 

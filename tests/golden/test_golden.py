@@ -82,7 +82,7 @@ def test_values_are_what_they_were(found, request):
         what = (
             "renew the digests with --renew-golden"
             if raised
-            else f"raise `version` of {now['component']} (it is {now['version']}), or undo the change; what reads {column} follows it"
+            else f"raise `version` of {now['component']} (it is {now['version']}), or undo the change"
         )
         pytest.fail(f"{column}: its values changed; {what}")
 

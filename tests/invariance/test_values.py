@@ -28,7 +28,8 @@ def digest(table: pa.Table) -> str:
 
 def assert_same_values(one, other):
     """Every column of every document equal to the bit; clusters as partitions."""
-    assert one.columns and set(one.columns) == set(other.columns)
+    assert one.columns
+    assert set(one.columns) == set(other.columns)
     mine, theirs = one.table(sorted(one.columns)), other.table(sorted(one.columns))
     for column in mine.schema.names:
         if column.endswith("_cluster"):

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table reads better in rows
 """Every mistake in a stages.yaml is refused with its file, its line, and what to write instead."""
 
 from __future__ import annotations
@@ -225,12 +226,9 @@ def test_columns_are_checked_before_any_work(run_spec, corpus, tmp_path, name, h
 
     stages, line, message = COLUMNS[name]
     text = f"corpus: {{paths: {corpus}, max_bad_fraction: 0.1}}\nstages:\n{stages}"
+    (tmp_path / "stages.yaml").write_text(text)
     with pytest.raises(SpecError) as refused:
-        if how == "run":
-            run_spec(text, tmp_path)
-        else:
-            (tmp_path / "stages.yaml").write_text(text)
-            rehearse(load_spec(tmp_path / "stages.yaml"))
+        run_spec(text, tmp_path) if how == "run" else rehearse(load_spec(tmp_path / "stages.yaml"))
     said = str(refused.value)
     assert said.startswith(f"{tmp_path / 'stages.yaml'}:{line}: "), said
     assert re.search(message, said), said
