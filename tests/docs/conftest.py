@@ -21,11 +21,14 @@ STDLIB = (
     "email/message",
     "subprocess",
 )
-TWIN = "Removes empty values in a `dict` recursively\n\nThis ensures we remove values that Meson could not provide to CONFIG"
+TWIN = (
+    "Removes empty values in a `dict` recursively\n\n"
+    "This ensures we remove values that Meson could not provide to CONFIG"
+)
 
 
 def small_sample(folder: Path) -> None:
-    """A pool of six shards and a target in two files, from a few modules; with the documents that the README asks about."""
+    """A pool of six shards and a target in two files, from a few modules, and the documents of the README."""
     from tamis.sample.documents import Document, read
     from tamis.sample.environment import Package
     from tamis.sample.shards import write

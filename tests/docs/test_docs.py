@@ -1,4 +1,4 @@
-"""The documentation is true: its commands run, their output looks as shown, its links lead somewhere, its files are valid.
+"""The documentation is true: commands run, their output looks as shown, links lead somewhere, files are valid.
 
 Commands run on a small corpus in a temporary folder, `tamis` itself in this process (one start instead of twenty).
 A line of shown output must occur in the real one, modulo numbers, units, paths and space. A comment above a block says

@@ -1,4 +1,4 @@
-"""The page of code in decision 1 does what it says: k-means as a fold of many rounds, DSIR, duplicates and a training."""
+"""The page of code in decision 1 does what it says: k-means in many rounds, DSIR, duplicates and a training."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,8 +25,6 @@ def components():
 
 def facts(verb: str, name: str) -> str:
     """Options with defaults, and columns with types, as the code has them."""
-    from dataclasses import MISSING, fields
-
     from tamis.families import build, find
 
     cls = find(verb, name)
@@ -68,16 +68,14 @@ def test_every_section_of_the_component_page_is_a_component():
 
 
 def test_the_stages_page_names_every_key():
-    import dataclasses
-
     from tamis.pipeline import spec
     from tamis.pipeline.stages.compare import Compare
     from tamis.pipeline.stages.tokens import Tokens
     from tamis.selectors.base import Selector
 
     page = (DOCS / "stages-yaml.md").read_text(encoding="utf-8")
-    fields = [field.name for cls in (Compare, Tokens, Selector) for field in dataclasses.fields(cls)]
-    keys = {*spec.TOP, *spec.CORPUS, *spec.VERBS, *spec.STAGE_KEYS, *fields}
+    options = [field.name for cls in (Compare, Tokens, Selector) for field in fields(cls)]
+    keys = {*spec.TOP, *spec.CORPUS, *spec.VERBS, *spec.STAGE_KEYS, *options}
     missing = sorted(key for key in keys if f"`{key}`" not in page and f"`{key}:`" not in page)
     assert not missing, f"docs/stages-yaml.md does not say what these are: {', '.join(missing)}"
 
@@ -88,18 +86,20 @@ def test_the_run_directory_page_names_every_folder(tmp_path):
     import pyarrow.parquet as pq
 
     import tamis
+    from tamis.pipeline.passes import Receipt
 
     pq.write_table(pa.table({"id": ["a", "b"], "text": ["one two", None]}), tmp_path / "x.parquet")
     (tmp_path / "stages.yaml").write_text(
-        "corpus: {paths: x.parquet, max_bad_fraction: 0.5}\nout: run\nstages:\n  - deduplicate: exact\n  - score: length\n"
+        "corpus: {paths: x.parquet, max_bad_fraction: 0.5}\nout: run\n"
+        "stages:\n  - deduplicate: exact\n  - score: length\n"
     )
     tamis.run(tmp_path / "stages.yaml", serial=True, quiet=True)
     page = (DOCS / "run-directory.md").read_text(encoding="utf-8")
     missing = sorted(path.name for path in (tmp_path / "run").iterdir() if path.name not in page)
     assert not missing, f"docs/run-directory.md does not say what these are: {', '.join(missing)}"
-    catalog = __import__("json").loads((tmp_path / "run" / "run.json").read_text("utf-8"))
-    receipt = __import__("dataclasses").fields(__import__("tamis.pipeline.passes", fromlist=["Receipt"]).Receipt)
-    unnamed = sorted(key for key in [*catalog, *(field.name for field in receipt)] if f"`{key}`" not in page)
+    catalog = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    keys = [*catalog, *(field.name for field in fields(Receipt))]
+    unnamed = sorted(key for key in keys if f"`{key}`" not in page)
     assert not unnamed, f"docs/run-directory.md does not say what these are: {', '.join(unnamed)}"
 
 
