@@ -18,7 +18,8 @@ SHARDS = 4
 
 def main() -> None:
     need_shared()
-    from tamis.pipeline.passes import Failure, run_shards
+    from tamis.pipeline.passes import run_shards
+    from tamis.pipeline.work import Failure
 
     paths = shards(SHARDS)
     size = text_bytes(paths)
@@ -54,11 +55,11 @@ def main() -> None:
 def prepared(root: Path, paths: list[str]) -> tuple[str, tuple[str, int], tuple[str, int]]:
     """A finished run, and its two passes that read the pool's text: (path, number of jobs) each."""
     from tamis.pipeline.execute import Executor
-    from tamis.pipeline.passes import PassSpec
     from tamis.pipeline.plan import Pass
     from tamis.pipeline.progress import Progress
     from tamis.pipeline.run import Driver
     from tamis.pipeline.spec import load_spec
+    from tamis.pipeline.work import PassSpec
     from tamis.pipeline.workers import Serial
 
     (root / "pool").mkdir()

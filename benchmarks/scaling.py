@@ -48,7 +48,8 @@ def main() -> None:
 
 
 def _dask(workers, task, run, wide, each) -> None:
-    from tamis.pipeline.passes import Failure, run_shards
+    from tamis.pipeline.passes import run_shards
+    from tamis.pipeline.work import Failure
 
     path, jobs = wide
     tasks = (task(run_shards, (run, path, tuple(range(jobs)), tuple(range(n, n + each))), "scaling") for n in range(0, SHARDS, each))

@@ -46,7 +46,7 @@ def find(verb: str, name: str, folder: str | None = None) -> type[Component]:
         found = _user_class(own, verb)
         if found:
             return found
-    if not (_folder(verb) / f"{name}.py").exists():
+    if name not in names(verb):
         known = names(verb, folder)
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""

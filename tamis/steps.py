@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -75,21 +75,36 @@ class Documents:
         """An option of this type may also be written as one path or a list of paths."""
         from pydantic_core import core_schema
 
-        return core_schema.with_info_before_validator_function(_documents, handler(source))
+        del source, handler
+        return core_schema.with_info_plain_validator_function(_documents)
 
 
-def _documents(value: Any, context: Any) -> Any:
+def _documents(value: Any, context: Any) -> Documents:
     """What stages.yaml says of a set of documents, with paths made absolute against the file's folder."""
+    if isinstance(value, Documents):
+        return value
     settings = context.context or {}
-    if isinstance(value, str):
-        value = (value,)
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        value = {"texts" if settings.get("texts") else "paths": tuple(value)}
-    if isinstance(value, dict):
-        paths = value.get("paths", ())
-        paths = (paths,) if isinstance(paths, str) else tuple(paths)
-        value = {**value, "paths": tuple(absolute(path, settings.get("base", ".")) for path in paths)}
-    return value
+    known = [field.name for field in fields(Documents)]
+    if not isinstance(value, Mapping):
+        value = {"texts" if settings.get("texts") else "paths": value}
+    if unknown := [key for key in value if key not in known]:
+        raise ValueError(f"a set of documents has {', '.join(known)}, got {unknown[0]!r}")
+    paths, texts = _strings(value, "paths"), _strings(value, "texts")
+    if not paths and "texts" not in value:
+        raise ValueError("a set of documents needs paths: a file, a folder, a glob or a URL, or a list of them")
+    for name in ("text", "id"):
+        if not isinstance(value.get(name, ""), str):
+            raise ValueError(f"{name}: a column's name must be text, got {value[name]!r}")  # noqa: TRY004 - pydantic takes ValueError
+    columns = {name: value[name] for name in ("text", "id") if name in value}
+    return Documents(tuple(absolute(path, settings.get("base", ".")) for path in paths), texts=texts, **columns)
+
+
+def _strings(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    found = value.get(key, ())
+    found = (found,) if isinstance(found, str) else found
+    if not isinstance(found, (list, tuple)) or not all(isinstance(item, str) for item in found):
+        raise ValueError(f"{key}: expected text or a list of texts, got {found!r}")
+    return tuple(found)
 
 
 def absolute(path: str, base: str | Path) -> str:

@@ -388,9 +388,6 @@ def test_a_task_over_many_shards_is_at_most_two_kilobytes(tasks_over_many_shards
     assert max(len(pickle.dumps((task.function, task.arguments))) for task in others) <= 2000
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a merge names each of its 64 files: about three kilobytes, where numbers would do"
-)
 def test_a_merge_of_many_shards_is_at_most_two_kilobytes(tasks_over_many_shards):
     merges = [task for task in tasks_over_many_shards if task.label == "merge"]
     assert len(merges) >= 4

@@ -25,8 +25,8 @@ from tamis.errors import ColumnError, ContractError, LedgerError
 from tamis.expressions import Expression
 from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import Receipt
 from tamis.pipeline.program import ProgramSpec
+from tamis.pipeline.work import Receipt
 
 SLICE_ROWS = 1 << 16  # documents per batch where no text is read
 OWN = ("row", "doc_id", "source")  # columns that every run has, whatever its files hold

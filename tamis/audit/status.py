@@ -15,7 +15,7 @@ from tamis.corpus import Shard
 from tamis.errors import LedgerError
 from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import Receipt, load_pass
+from tamis.pipeline.work import Receipt, load_pass
 
 HEADS = ("stage", "state", "shards", "documents", "left out", "bad", "speed", "work")
 KINDS = {"fold": "counting", "exchange": "exchanging", "map": "writing", "train": "training"}

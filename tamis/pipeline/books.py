@@ -12,16 +12,18 @@ import pyarrow.compute as pc
 from tamis.corpus import Shard, layer_file, read_layer
 from tamis.errors import LedgerError, RunFailedError
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import Work
 from tamis.pipeline.spec import CorpusSpec
+from tamis.pipeline.work import Work
 
 
-def balance(ledger: Ledger, work: Work, shards: Sequence[Shard]) -> int:
-    """Bad documents of a work, after checking: in = out + quarantined + unusable + left out by `where:`, per shard.
+def balance(ledger: Ledger, work: Work, shards: Sequence[Shard]) -> tuple[int, int]:
+    """(quarantined, unusable) documents of a work, after checking its books.
+
+    Per shard: documents in = out + quarantined + unusable + left out by `where:`.
 
     Raises LedgerError for a shard whose books do not balance.
     """
-    bad = 0
+    quarantined = unusable = 0
     for shard in shards:
         receipt = ledger.get(work.key, str(shard.number))
         if receipt is None:
@@ -32,8 +34,9 @@ def balance(ledger: Ledger, work: Work, shards: Sequence[Shard]) -> int:
                 f"{work.label}, shard {shard.number} ({shard.label}): the books do not balance: {shard.rows} documents "
                 f"in, {receipt.out} out, {receipt.quarantined} quarantined, {dict(receipt.facts)}; report this"
             )
-        bad += receipt.quarantined + receipt.facts["unusable"]
-    return bad
+        quarantined += receipt.quarantined
+        unusable += receipt.facts["unusable"]
+    return quarantined, unusable
 
 
 def check_budget(policy: CorpusSpec, label: str, bad: int, seen: int, run: Path) -> None:

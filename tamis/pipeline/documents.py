@@ -89,7 +89,9 @@ def prepare(
         for file in lost
     ]
     if not surveyed:  # ingest found nothing to write
-        raise ContractError(f"{name}: no documents in {len(sources)} files; see {run / 'quarantine'} for what was wrong")
+        raise ContractError(
+            f"{name}: no documents in {len(sources)} files; see {run / 'quarantine'} for what was wrong"
+        )
     if not any(file.problem is None for file in surveyed):
         raise ContractError(
             f"{name}: none of {len(surveyed)} files can be read; the first, {surveyed[0].url}: {surveyed[0].problem}"

@@ -14,11 +14,12 @@ from tamis.pipeline.folds import GROUP_SHARDS
 from tamis.pipeline.gather import decide_files, merge_summaries
 from tamis.pipeline.layout import CorpusRef, beside_file, decided_file, emitted_file, summary_file
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import Failure, PassSpec, Receipt, Work, run_shards
+from tamis.pipeline.passes import run_shards
 from tamis.pipeline.plan import Job, Pass, Trains
 from tamis.pipeline.program import Ref, digest_of, documents_key
 from tamis.pipeline.progress import Progress, human_bytes
 from tamis.pipeline.training import run_train
+from tamis.pipeline.work import Failure, PassSpec, Receipt, Work
 from tamis.pipeline.workers import Outcome, Task, Workers
 from tamis.steps import Train
 
@@ -126,11 +127,10 @@ class Executor:
             files = [summary_file(work.folder, shard.number) for shard in shards]
             level = 0
             while len(files) > GROUP_SHARDS:
-                groups = [tuple(files[start : start + GROUP_SHARDS]) for start in range(0, len(files), GROUP_SHARDS)]
-                files = [f"{work.folder}/level{level}-{index:05d}.npz" for index in range(len(groups))]
-                self._merge(spec, groups, files)
-                level += 1
-            ((size, digest),) = self._merge(spec, [tuple(files)], [path])
+                targets = [f"{work.folder}/level{level}-{i:05d}.npz" for i in range(-(-len(files) // GROUP_SHARDS))]
+                self._merge(spec, work.folder, files, targets)
+                files, level = targets, level + 1
+            ((size, digest),) = self._merge(spec, work.folder, files, [path])
             receipt = Receipt(
                 work.key, "merged", inputs, len(shards), 1, 0, size, digest, 0.0, "", f"{work.label}: merged"
             )
@@ -139,10 +139,13 @@ class Executor:
         assert receipt_ is not None
         return Ref("fold", path, receipt_.digest)
 
-    def _merge(self, spec: str, groups: Sequence[tuple[str, ...]], targets: Sequence[str]) -> list[tuple[int, str]]:
+    def _merge(self, spec: str, folder: str, files: Sequence[str], targets: Sequence[str]) -> list[tuple[int, str]]:
+        """One level of the tree: each target from a group of files; their sizes and digests."""
+        listing = f"{folder}/files-{digest_of(files)[:8]}.json"
+        publish(self.run / listing, json.dumps(files).encode())
         tasks = (
-            Task(merge_summaries, (str(self.run), spec, group, target), "merge")
-            for group, target in zip(groups, targets, strict=True)
+            Task(merge_summaries, (str(self.run), spec, listing, i * GROUP_SHARDS, target), "merge")
+            for i, target in enumerate(targets)
         )
         return [self._expect(outcome) for outcome in self._workers.run(tasks)]
 

@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 from tamis.pipeline.exchange import decide_partition
-from tamis.pipeline.folds import merge_files
+from tamis.pipeline.folds import GROUP_SHARDS, merge_files
 from tamis.pipeline.layout import decided_file
-from tamis.pipeline.passes import Receipt, load_pass, worker_name
+from tamis.pipeline.work import Receipt, load_pass, worker_name
 from tamis.steps import Exchange, Fold
 
 
-def merge_summaries(run: str, pass_path: str, files: tuple[str, ...], target: str) -> tuple[int, str]:
-    """One task of the merge tree; size and digest of the merged summary."""
+def merge_summaries(run: str, pass_path: str, listing: str, start: int, target: str) -> tuple[int, str]:
+    """One task of the merge tree: a group of the listed files, from `start`; size and digest of the merged summary."""
     root = Path(run)
+    files = json.loads((root / listing).read_text(encoding="utf-8"))[start : start + GROUP_SHARDS]
     (work,) = load_pass(str(root / pass_path)).works
     step = work.step(root)
     assert isinstance(step, Fold)

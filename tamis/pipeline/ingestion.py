@@ -15,8 +15,8 @@ from tamis.corpus import Fields, publish
 from tamis.errors import ContractError, LedgerError
 from tamis.ingest import Chunk, Part, SourceFile
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import Receipt, worker_name
 from tamis.pipeline.program import digest_of
+from tamis.pipeline.work import Receipt, worker_name
 from tamis.pipeline.workers import Task, Workers
 
 INGEST_VERSION = 1

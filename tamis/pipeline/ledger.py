@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from tamis.errors import LedgerError
-from tamis.pipeline.passes import Receipt
+from tamis.pipeline.work import Receipt
 
 
 class Ledger:

@@ -10,12 +10,11 @@ from tamis.corpus import Shard
 from tamis.errors import ContractError
 from tamis.expressions import Expression
 from tamis.pipeline.layout import CorpusRef, output_folder
-from tamis.pipeline.passes import QUARANTINE, Work
 from tamis.pipeline.program import LiveProgram, ProgramSpec, Ref, digest_of, documents_key
+from tamis.pipeline.work import FAMILIES_THAT_FAIL, QUARANTINE, Work
 from tamis.steps import Exchange, Fold, Map, Train, Use
 
 NARROW_ROW_BYTES = 64  # rough cost of a document in a pass that does not read its text
-FAMILIES_THAT_FAIL = ("embed", "deduplicate", "score")  # what they fail on is `quarantined` for the stages after them
 KINDS = {Map: "map", Fold: "fold", Exchange: "exchange", Train: "train"}
 
 Ready: TypeAlias = Map | Fold | Exchange | Train
@@ -29,6 +28,7 @@ class Stage:
     key: str
     done: dict[int, Ref] = field(default_factory=dict)  # results of the steps that it waits for now
     keys: list[str] = field(default_factory=list)  # of all its works over the pool
+    failed: list[str] = field(default_factory=list)  # those of them that some document made fail
     model: Ref | None = None  # what its last Train step made
     finished: bool = False
 
@@ -180,7 +180,9 @@ class Plan:
         if isinstance(step, Fold) and step.over is not None:
             return ()
         where = Expression(stage.spec.where).columns if stage.spec.where else ()
-        return tuple(dict.fromkeys((*step.reads, *where)))
+        # where the text is not read, `n_bytes` tells which documents have one
+        size = ("n_bytes",) if stage.spec.verb in FAMILIES_THAT_FAIL and "text" not in step.reads else ()
+        return tuple(dict.fromkeys((*step.reads, *where, *size)))
 
     def work(self, stage: Stage, index: int, step: Ready) -> Work:
         """The step with the key of its result: the program, its results so far, and the columns it reads."""
@@ -203,5 +205,5 @@ class Plan:
         if column != "quarantined":
             return self.columns[column]
         earlier = self.stages[: self.stages.index(stage)]
-        keys = [key[:8] for other in earlier if other.spec.verb in FAMILIES_THAT_FAIL for key in other.keys]
+        keys = [key[:8] for other in earlier if other.spec.verb in FAMILIES_THAT_FAIL for key in other.failed]
         return QUARANTINE + ",".join(keys)

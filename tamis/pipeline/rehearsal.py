@@ -17,12 +17,13 @@ from tamis.corpus import Shard, publish, read_batches
 from tamis.pipeline.documents import Prepared, prepare
 from tamis.pipeline.execute import Executor
 from tamis.pipeline.ledger import Ledger
-from tamis.pipeline.passes import PassSpec, run_shards
+from tamis.pipeline.passes import run_shards
 from tamis.pipeline.plan import Job, Pass, Trains
 from tamis.pipeline.program import Ref, digest_of
 from tamis.pipeline.progress import Progress, human_bytes
 from tamis.pipeline.run import Driver
 from tamis.pipeline.spec import Spec
+from tamis.pipeline.work import PassSpec
 from tamis.pipeline.workers import Serial
 from tamis.steps import Train
 

@@ -16,6 +16,7 @@ from tamis.corpus import Fields, publish
 from tamis.errors import ContractError, LedgerError, TamisError
 from tamis.families import documents_in
 from tamis.pipeline.books import arm_books, balance, check_budget
+from tamis.pipeline.columns import check_columns
 from tamis.pipeline.documents import Prepared, prepare
 from tamis.pipeline.execute import Executor
 from tamis.pipeline.layout import beside_file
@@ -23,7 +24,7 @@ from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.plan import Pass, Plan, Source, Stage, Trains
 from tamis.pipeline.program import LiveProgram, ProgramSpec, digest_of, documents_key
 from tamis.pipeline.progress import Progress, human_bytes
-from tamis.pipeline.spec import Spec, check_columns
+from tamis.pipeline.spec import Spec
 from tamis.pipeline.workers import Task, Workers
 from tamis.steps import Documents, Map, Publish
 
@@ -84,10 +85,11 @@ class Driver:
         executor.read(work)
         rows = sum(shard.rows for shard in work.shards)
         for job in work.jobs:
-            bad = balance(self.ledger, job.work, work.shards)
-            check_budget(self.spec.corpus, job.work.label, bad, rows, self.run)
+            quarantined, unusable = balance(self.ledger, job.work, work.shards)
+            check_budget(self.spec.corpus, job.work.label, quarantined + unusable, rows, self.run)
             if work.over_pool:
                 job.stage.keys.append(job.work.key)
+                job.stage.failed += [job.work.key] if quarantined else []
             if job.work.kind == "fold":
                 job.stage.done[job.index] = executor.merged(job.work, work.shards, frozen=job.stage.spec.frozen)
             elif job.work.kind == "exchange":

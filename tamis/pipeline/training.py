@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tamis.corpus import publish, read_batches
 from tamis.errors import TamisError
+from tamis.pipeline.beside import Beside
 from tamis.pipeline.layout import CorpusRef
-from tamis.pipeline.passes import Beside, Failure, Receipt, Work, load_pass, worker_name
 from tamis.pipeline.program import documents_key, replay
+from tamis.pipeline.work import Failure, Receipt, Work, load_pass, worker_name
 from tamis.steps import Batch, Documents, Train
 
 

@@ -3,16 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tamis.kernels.exact import exact_keys
 from tamis.kernels.members import Members, are_members, count_shared_ngrams, members_of, word_ngrams
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary
+
+
+def _several(value: Any) -> Any:
+    """One set of documents where several may stand."""
+    return (value,) if isinstance(value, (str, Mapping, Documents)) else value
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,14 @@ class Overlap(Scorer):
     Source: Brown et al. 2020, Language models are few-shot learners, appendix C (13 words).
     """
 
-    against: tuple[Documents, ...] | Documents
+    against: Annotated[tuple[Documents, ...], BeforeValidator(_several), Field(min_length=1)]
     ngram_words: Annotated[int, Field(gt=0)] = 13
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         return {name: pa.bool_(), f"{name}_ngrams": pa.uint32()}
 
     def steps(self, pool: Pool) -> Steps:
-        sets = (self.against,) if isinstance(self.against, Documents) else self.against
-        found = yield [Fold(("text",), self._hashes, union, over=documents) for documents in sets]
+        found = yield [Fold(("text",), self._hashes, union, over=documents) for documents in self.against]
         every = {"ngrams": np.zeros(0, np.uint64), "documents": np.zeros(0, np.uint64)}
         for hashes in found:
             every = dict(union(every, hashes))

@@ -145,10 +145,7 @@ def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, docum
     assert same(layers.filter(has_text).select(columns).cast(expected.schema), expected)  # Parquet renames list items
 
 
-def test_a_document_without_text_is_null_in_the_layers_and_in_no_arm(case, ran, documents, request):
-    if case.verb == "deduplicate":
-        reason = "the last map reads no text: documents without text are called non-duplicates, not null"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_a_document_without_text_is_null_in_the_layers_and_in_no_arm(case, ran, documents):
     name = {"select": f"by_{case.name}", "embed": "vector"}.get(case.verb, case.name)
     missing = documents.filter(pc.is_null(documents["text"]))["id"].to_pylist()
     assert len(missing) == 2

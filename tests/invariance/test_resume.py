@@ -89,10 +89,6 @@ def test_one_option_redoes_its_layer_and_what_reads_it(first, run_spec, pool, ow
     assert {"importance", "like"} <= stages_redone(ran, before) <= {"importance", "like", "long"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the key of `quarantined` is made of the keys of all stages that may fail, not of what failed in them",
-)
 def test_an_arm_that_does_not_read_a_column_is_not_selected_again(first, run_spec, pool, own_target, tmp_path):
     before = len(first.receipts())
     ran = run_spec(specification(pool, own_target, importance={"ngrams": 1}), tmp_path)

@@ -1,0 +1,66 @@
+"""Which columns a run will have, and whether every stage uses only those that exist before it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from tamis.errors import SpecError
+from tamis.expressions import Expression, kinds
+from tamis.pipeline.program import ProgramSpec
+
+if TYPE_CHECKING:
+    from tamis.pipeline.spec import Spec
+
+OWN = {
+    "doc_id": pa.string(),
+    "text": pa.string(),
+    "source": pa.string(),
+    "row": pa.uint64(),
+    "quarantined": pa.bool_(),
+}  # columns that every run has, whatever its files hold
+RESERVED = ("row", "quarantined", "n_bytes", "n_tokens")  # made by the engine, so no column of a file
+
+
+def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """All columns of the run with their types, if every stage uses only columns that exist before it.
+
+    base : the columns of the documents themselves. Raises SpecError naming the stage's line otherwise.
+    """
+    if taken := [name for name in RESERVED if name in base]:
+        raise spec.fail(spec.corpus.line, f"corpus: the files have a column {taken[0]!r}, a name of tamis; rename it")
+    known: dict[str, pa.DataType] = {**base, **OWN}
+    for program in spec.programs:
+        component = program.build()
+        where = Expression(program.where).columns if program.where else ()
+        for column in (*component.reads, *where):
+            if column not in known:
+                raise spec.fail(program.line, f"{program.label}: {_missing(column, known, spec, program)}")
+        for text in filter(None, (program.where, getattr(component, "where", None), getattr(component, "score", None))):
+            if isinstance(text, str):
+                try:
+                    kinds([text], known)
+                except SpecError as error:
+                    raise spec.fail(program.line, f"{program.label}: {error}") from error
+        for column, kind in component.columns(program.name).items():
+            if column in known:
+                raise spec.fail(
+                    program.line,
+                    f"{program.label}: the column {column!r} exists already; give this stage another name with `as:`",
+                )
+            known[column] = kind
+    return known
+
+
+def _missing(column: str, known: Mapping[str, Any], spec: Spec, program: ProgramSpec) -> str:
+    later = [other for other in spec.programs if column in other.build().columns(other.name)]
+    if later and later[0] is not program:
+        return (
+            f"uses the column {column!r} before `{later[0].label}` (line {later[0].line}) makes it; move that stage up"
+        )
+    close = difflib.get_close_matches(column, list(known), 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+    return f"no column {column!r}; {hint}"

@@ -1,0 +1,203 @@
+"""The `stages:` list as programs; the programs that the engine itself needs are added where they belong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tamis.errors import SpecError
+from tamis.expressions import Expression
+from tamis.families import build, find, options_of
+from tamis.pipeline.program import ProgramSpec
+
+if TYPE_CHECKING:
+    from tamis.pipeline.spec import Reader
+
+VERBS = ("embed", "deduplicate", "score", "select", "compare")
+STAGE_KEYS = ("as", "where", "fit")  # allowed beside any component's own options
+BUDGETS = ("budget_tokens", "budget_documents")
+
+
+class StageList:
+    """Reads the nodes of one file, in order. Raises SpecError with the line at hand."""
+
+    def __init__(self, reader: Reader, seed: int, folder: str | None, root: Mapping[str, Any]) -> None:
+        self._reader, self._seed, self._folder, self._root = reader, seed, folder, root
+        self._names: dict[str, int] = {}
+        self._arms: list[str] = []
+        self._tokens_made = False
+
+    def programs(self) -> Iterator[ProgramSpec]:
+        nodes = self._root["stages"]
+        if not isinstance(nodes, list) or not nodes:
+            line = self._reader.line(self._root, "stages")
+            raise self._fail(line, "stages: expected a list of stages, e.g. `- score: [length]`")
+        options, line = self._tokenizer_options()
+        self._make(
+            "pipeline", "tokens", options, line, self._reader.lines(options)
+        )  # a mistake in it is one, whether it is used or not
+        yield self._internal("census", {}, 0)
+        yield self._internal("identities", {}, 0)
+        for index, node in enumerate(nodes):
+            line = self._reader.line(nodes, index)
+            if not isinstance(node, dict) or len(node) != 1:
+                raise self._fail(line, f"stages: expected one of {', '.join(VERBS)} per list item, got {shown(node)}")
+            verb = next(iter(node))
+            self._reader.keys(node, VERBS, "stages")
+            yield from getattr(self, f"_{verb}")(node[verb], self._reader.line(node, verb))
+
+    def _fail(self, line: int, message: str) -> SpecError:
+        return self._reader.fail(line, message)
+
+    # ---- the verbs ----
+
+    def _embed(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        said, node, line = self._outer("embed", node, line)
+        yield self._component("embed", node, line, said, "vector")
+
+    def _deduplicate(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        said, node, line = self._outer("deduplicate", node, line)
+        yield self._component("deduplicate", node, line, said)
+
+    def _score(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        said, node, line = self._outer("score", node, line)
+        if not isinstance(node, list):
+            yield self._component("score", node, line, said)
+            return
+        if not node:
+            raise self._fail(line, "score: expected at least one scorer, got an empty list")
+        for index, item in enumerate(node):
+            yield self._component("score", item, self._reader.line(node, index), said)
+
+    def _select(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        if not isinstance(node, dict) or "name" not in node or "by" not in node:
+            raise self._fail(line, f"select: expected name: and by: (and where:, budget_tokens:), got {shown(node)}")
+        self._reader.keys(node, ("name", "where", "by", *BUDGETS), "select")
+        component, options, own_line = self._named("select", node["by"], line)
+        outer = {key: node[key] for key in ("where", *BUDGETS) if key in node}
+        lines = {**self._reader.lines(node), **self._reader.lines(options)}
+        if twice := [key for key in outer if key in options]:
+            raise self._fail(lines[twice[0]], f"select: {twice[0]} stands beside by: and within it; keep one of them")
+        built = self._make("select", component, {**outer, **options}, own_line, lines)
+        for key in ("where", "score"):
+            self._check_expression(key, getattr(built, key, None), lines.get(key, line))
+        if built.budget_tokens:
+            yield from self._tokens()
+        self._arms.append(str(node["name"]))
+        yield self._program("select", component, str(node["name"]), built, line)
+
+    def _compare(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        if not isinstance(node, dict):
+            raise self._fail(line, f"compare: expected arms:, size:, seeds: and evaluate:, got {shown(node)}")
+        yield from self._tokens()
+        lines = self._reader.lines(node)
+        built = self._make("pipeline", "compare", node, line, lines)
+        for arm in built.arms:
+            if arm not in self._arms:
+                known = ", ".join(self._arms) or "none"
+                raise self._fail(
+                    lines["arms"], f"compare.arms: no select stage before this one is called {arm!r}; there are {known}"
+                )
+        if "overlap" not in self._names:
+            options = {"against": [options_of(documents) for documents in built.evaluate.values()]}
+            overlap = self._make("score", "overlap", options, line)
+            yield self._program("score", "overlap", "overlap", overlap, line)
+        yield self._program("pipeline", "compare", "compare", built, line)
+
+    # ---- programs of the engine ----
+
+    def _tokens(self) -> Iterator[ProgramSpec]:
+        """The run's tokenizer, once, before the first stage that counts tokens."""
+        if not self._tokens_made:
+            self._tokens_made = True
+            options, line = self._tokenizer_options()
+            yield self._internal("tokens", options, line)
+
+    def _tokenizer_options(self) -> tuple[Mapping[str, Any], int]:
+        options = self._root.get("tokenizer", {})
+        line = self._reader.line(self._root, "tokenizer") if "tokenizer" in self._root else 0
+        if not isinstance(options, dict):
+            raise self._fail(line, f"tokenizer: expected options such as `vocabulary: 4096`, got {options!r}")
+        return options, line
+
+    def _internal(self, component: str, options: Mapping[str, Any], line: int) -> ProgramSpec:
+        built = self._make("pipeline", component, options, line, self._reader.lines(options))
+        return self._program("pipeline", component, component, built, line)
+
+    # ---- one component ----
+
+    def _outer(self, verb: str, node: Any, line: int) -> tuple[dict[str, Any], Any, int]:
+        """What a stage says for its components beside `by:`, and the components."""
+        if not isinstance(node, dict) or "by" not in node:
+            return {}, node, line
+        self._reader.keys(node, ("by", *STAGE_KEYS), verb)
+        return {key: node[key] for key in STAGE_KEYS if key in node}, node["by"], self._reader.line(node, "by")
+
+    def _component(
+        self, verb: str, node: Any, line: int, outer: Mapping[str, Any], default: str | None = None
+    ) -> ProgramSpec:
+        """`name`, or `{name: {options, as, where, fit}}`; `outer` holds what the stage says for it."""
+        component, options, line = self._named(verb, node, line)
+        lines = self._reader.lines(options)
+        said = {**outer, **{key: options[key] for key in STAGE_KEYS if key in options}}
+        for key, value in said.items():
+            if not isinstance(value, str):
+                raise self._fail(lines.get(key, line), f"{key}: expected text, got {value!r}")
+        if said.get("fit", "frozen") != "frozen":
+            expected = "expected frozen (keep what was fitted when the corpus grows)"
+            raise self._fail(lines.get("fit", line), f"fit: {expected}, got {said['fit']!r}")
+        self._check_expression("where", said.get("where"), lines.get("where", line))
+        own = {key: value for key, value in options.items() if key not in STAGE_KEYS}
+        built = self._make(verb, component, own, line, lines)
+        name = said.get("as", default or component)
+        return self._program(verb, component, name, built, line, said)
+
+    def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
+        """A component's name, its options and its line."""
+        if isinstance(node, str):
+            return node, {}, line
+        if isinstance(node, dict) and len(node) == 1:
+            name = next(iter(node))
+            options = node[name] if node[name] is not None else {}
+            if isinstance(name, str) and isinstance(options, dict):
+                return name, options, self._reader.line(node, name)
+        raise self._fail(line, f"{verb}: expected a component's name, or `name: {{options}}`, got {shown(node)}")
+
+    def _make(
+        self, verb: str, component: str, options: Mapping[str, Any], line: int, lines: Mapping[str, int] | None = None
+    ) -> Any:
+        """The component; a complaint about an option comes with that option's line."""
+        try:
+            return build(find(verb, component, self._folder), options, self._reader.base)
+        except SpecError as error:
+            option = str(error).split(":")[0].split(".")[0]
+            raise self._fail((lines or {}).get(option, line), str(error)) from error
+
+    def _check_expression(self, key: str, text: Any, line: int) -> None:
+        if isinstance(text, str):
+            try:
+                Expression(text)
+            except SpecError as error:
+                raise self._fail(line, f"{key}: {error}") from error
+
+    def _program(
+        self, verb: str, component: str, name: str, built: Any, line: int, said: Mapping[str, Any] | None = None
+    ) -> ProgramSpec:
+        """A program under a name of its own."""
+        said = said or {}
+        if name in self._names:
+            taken = self._names[name]
+            raise self._fail(line, f"the name {name!r} is taken (line {taken}); give this one another with `as:`")
+        if not name.replace("_", "a").isalnum():
+            raise self._fail(line, f"expected a name of letters, digits and _, got {name!r}")
+        self._names[name] = line
+        options = json.dumps(options_of(built), sort_keys=True)
+        where, frozen = said.get("where"), "fit" in said
+        return ProgramSpec(verb, component, name, options, where, self._seed, self._folder, line, frozen)
+
+
+def shown(node: Any) -> str:
+    """A node as one short line."""
+    text = json.dumps(node, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
