@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ class Exact(Deduplicator):
 
     A document without words is never a duplicate. Texts meet by 128-bit keys of their words.
     """
+
+    version: ClassVar[int] = 2  # documents without text have no decision
 
     def steps(self, pool: Pool) -> Steps:
         decisions = yield Exchange(self.reads, partial(self._emit, pool), decide, dict(DECISION))

@@ -86,7 +86,7 @@ def test_a_corpus_that_moved_redoes_no_layer(first, run_spec, pool, own_target, 
 def test_one_option_redoes_its_layer_and_what_reads_it(first, run_spec, pool, own_target, tmp_path):
     before = len(first.receipts())
     ran = run_spec(specification(pool, own_target, importance={"ngrams": 1}), tmp_path)
-    assert {"importance", "like"} <= stages_redone(ran, before) <= {"importance", "like", "long"}
+    assert stages_redone(ran, before) == {"importance", "like"}
 
 
 def test_an_arm_that_does_not_read_a_column_is_not_selected_again(first, run_spec, pool, own_target, tmp_path):
@@ -105,7 +105,7 @@ def test_other_bytes_of_a_target_redo_what_was_fitted_to_it(first, run_spec, poo
     before = len(first.receipts())
     pq.write_table(pa.table({"id": ["a"], "text": ["copper garden signal harvest"]}), own_target)
     ran = run_spec(specification(pool, own_target), tmp_path)
-    assert {"importance", "like"} <= stages_redone(ran, before) <= {"importance", "like", "long"}
+    assert stages_redone(ran, before) == {"importance", "like"}
 
 
 def test_another_seed_redoes_only_what_draws(first, run_spec, pool, own_target, tmp_path):
