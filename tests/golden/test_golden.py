@@ -71,7 +71,7 @@ def test_values_are_what_they_were(found, request):
         before = json.loads(COMMITTED.read_text("utf-8"))
         changed = [name for name, now in found.items() if name in before and now["digest"] != before[name]["digest"]]
         raised = [name for name, now in found.items() if name in before and now["version"] > before[name]["version"]]
-        assert raised or not changed, f"{changed} changed under the same versions: raise `version` of what changed first"
+        assert raised or not changed, f"{changed} changed under the same versions: raise `version` first"
         COMMITTED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     known = json.loads(COMMITTED.read_text("utf-8"))
     assert set(found) == set(known), "the columns changed; renew the digests with --renew-golden"
