@@ -48,6 +48,9 @@ def _where_to_work(command: Any) -> Any:
 def _workers(where: dict[str, Any]) -> Any:
     from tamis.pipeline.start import workers_for
 
+    chosen = [name for name in ("serial", "workers", "scheduler", "cluster") if where[name]]
+    if len(chosen) > 1 and chosen != ["workers", "cluster"]:
+        raise click.UsageError(f"expected one place to work, got --{' and --'.join(chosen)}; keep one of them")
     options = {}
     for text in where.pop("cluster_options"):
         key, sign, value = text.partition("=")

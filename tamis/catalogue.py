@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -53,10 +54,25 @@ def _description(verb: str, name: str, cls: type[Component]) -> str:
     )
 
 
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
 def _kind(hint: Any) -> str:
-    if typing.get_origin(hint) is Annotated:
-        inner, *constraints = typing.get_args(hint)
-        bounds = [repr(item) for found in constraints for item in getattr(found, "metadata", ())]
-        return f"{_kind(inner)} {' '.join(bounds)}".strip()
-    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    return text.replace("typing.", "").replace("tamis.steps.", "")
+    """A type as a user writes it, with its bounds."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        bounds = [
+            f"{sign} {getattr(item, name):,}" if name != "min_length" else f"at least {getattr(item, name)}"
+            for found in arguments[1:]
+            for item in getattr(found, "metadata", ())
+            for name, sign in (*_SIGNS.items(), ("min_length", ""))
+            if getattr(item, name, None) is not None
+        ]
+        return " ".join([_kind(arguments[0]), *bounds])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("nothing" if each is type(None) else _kind(each) for each in arguments)
+    if origin is typing.Literal:
+        return " | ".join(str(each) for each in arguments)
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}"
+    return str(getattr(hint, "__name__", hint))

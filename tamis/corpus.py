@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -21,21 +21,32 @@ from tamis.errors import ContractError
 BATCH_BYTES = 16 << 20  # text per batch: large enough to amortise calls, small enough for a few at once
 BATCH_ROWS = 8192
 LAYER_GROUP_ROWS = 1 << 16
+RESERVED = ("row", "quarantined", "n_bytes", "n_tokens")  # columns that the engine makes
 SHARD_BITS = 32  # row = shard number << 32 | index in the shard
 
 
 @dataclass(frozen=True)
 class Fields:
-    """How a source names the columns that tamis knows: text, id, source; every other column keeps its name."""
+    """How a source names the columns that tamis knows: text, id, source; every other column keeps its name.
+
+    A column whose name would then stand for two things is not used (see `hidden`).
+    """
 
     text: str = "text"
     id: str = "id"
     source: str = "source"
 
     def of(self, available: Sequence[str]) -> dict[str, str]:
-        """Our column name → the file's, for a file with these columns. `doc_id` is always there."""
-        renamed = {self.text: "text", self.id: "doc_id", self.source: "source"}
-        return {renamed.get(name, name): name for name in available}
+        """Our column name → the file's, for a file with these columns."""
+        ours = {"text": self.text, "doc_id": self.id, "source": self.source}
+        taken = {*ours, *ours.values(), *RESERVED}
+        own = {name: theirs for name, theirs in ours.items() if theirs in available}
+        return {**own, **{name: name for name in available if name not in taken}}
+
+    def hidden(self, available: Sequence[str]) -> list[str]:
+        """Columns of the file that cannot be used, because tamis has another column of that name."""
+        used = self.of(available).values()
+        return [name for name in available if name not in used]
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,12 @@ def content_digest(url: str) -> str:
     return digest.hexdigest()
 
 
-def survey(url: str, label: str, fields: Fields, target_bytes: int) -> SurveyedFile:
-    """The shards of one Parquet file: row groups packed to about `target_bytes` of uncompressed content each."""
+def survey(url: str, label: str, fields: Fields, target_bytes: int, *, digest: bool = True) -> SurveyedFile:
+    """The shards of one Parquet file: row groups packed to about `target_bytes` of uncompressed content each.
+
+    digest : whether to read the whole file for the digest of its content, without which no result can be kept.
+    Raises OSError if the store fails; a file that is no Parquet file is a `problem`.
+    """
     try:
         with open_parquet(url) as file:
             columns = {field.name: str(field.type) for field in file.schema_arrow}
@@ -106,15 +121,16 @@ def survey(url: str, label: str, fields: Fields, target_bytes: int) -> SurveyedF
             kind = file.schema_arrow.field(fields.text).type
             if not _is_text(kind):
                 return _unreadable(url, columns, file.metadata.num_rows, f"column {fields.text!r} is {kind}")
-            digest = content_digest(url)
+            content = content_digest(url) if digest else ""
             ranges = _group_ranges(file.metadata, target_bytes)
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own complaints carry no number
             raise
         return _unreadable(url, {}, 0, f"not a readable Parquet file: {str(error).splitlines()[0]}")
+    named = hashlib.blake2b(repr((fields.text, fields.id, fields.source)).encode(), digest_size=4).hexdigest()
     shards = tuple(
-        Shard(-1, url, label, start, stop, first, count, size, f"{digest}:{start}-{stop}")
+        Shard(-1, url, label, start, stop, first, count, size, f"{content}:{start}-{stop}:{named}")
         for start, stop, first, count, size in ranges
     )
     return SurveyedFile(url, columns, shards, rows)
@@ -198,9 +214,15 @@ def _canonical(
     if "doc_id" in columns:
         arrays["doc_id"] = _ids(arrays.get("doc_id"), batch.num_rows, shard, record)
     if "source" in columns:
-        source = arrays.get("source")
-        arrays["source"] = pa.nulls(batch.num_rows, pa.string()) if source is None else source.cast(pa.string())
+        arrays["source"] = _source(arrays.get("source"), batch.num_rows)
     return pa.RecordBatch.from_arrays([arrays[name] for name in columns], names=list(columns)), usable
+
+
+def _source(array: pa.Array | None, rows: int) -> pa.Array:
+    """Sources as strings; null where there is none, or what is no text or number."""
+    if array is None or pa.types.is_nested(array.type):
+        return pa.nulls(rows, pa.string())
+    return (_utf8(array) if _is_text(array.type) else array).cast(pa.string())
 
 
 def _utf8(array: pa.Array) -> pa.Array:
@@ -273,7 +295,7 @@ def write_layer(path: Path, table: pa.Table) -> tuple[int, str]:
 def publish(path: Path, content: Any) -> tuple[int, str]:
     """Writes bytes beside, then renames: a file with this name is always complete. Size and digest of the bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("wb") as file:
             file.write(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,6 +21,7 @@ _REFUSED_CLASSES = {
     "PARAMETER": "a parameter",
     "STAR": "a star",
     "LAMBDA": "a lambda",
+    "POSITIONAL_REFERENCE": "a column by its position",
 }
 _VOLATILE = frozenset(
     {
@@ -45,21 +47,28 @@ _VOLATILE = frozenset(
 )
 
 
-@lru_cache(maxsize=1)
 def _connection() -> duckdb.DuckDBPyConnection:
+    """This thread's database; one connection does not serve two threads."""
+    return _connection_of(threading.get_ident())
+
+
+@lru_cache(maxsize=64)
+def _connection_of(thread: int) -> duckdb.DuckDBPyConnection:
     """A database without files, network, extensions or configuration."""
+    del thread
     connection = duckdb.connect(":memory:", config={"threads": 1})
     for setting in (
         "SET enable_external_access = false",
         "SET autoinstall_known_extensions = false",
         "SET autoload_known_extensions = false",
+        "SET ieee_floating_point_ops = false",  # what cannot be computed is an error, so NULL, and never a NaN
         "SET lock_configuration = true",
     ):
         connection.execute(setting)
     return connection
 
 
-atexit.register(_connection.cache_clear)  # DuckDB complains about connections that outlive the interpreter
+atexit.register(_connection_of.cache_clear)  # DuckDB complains about connections that outlive the interpreter
 
 
 @lru_cache(maxsize=1)
@@ -136,7 +145,7 @@ class Expression:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns it reads, sorted."""
-        names = {node["column_names"][-1] for node in _nodes(self._select) if node["class"] == "COLUMN_REF"}
+        names = {node["column_names"][0] for node in _nodes(self._select) if node["class"] == "COLUMN_REF"}
         return tuple(sorted(names))
 
     @cached_property
@@ -170,14 +179,18 @@ def _balanced(text: str) -> bool:
 
 
 def evaluate(texts: Sequence[str], table: pa.Table | pa.RecordBatch) -> list[pa.Array]:
-    """The values of several expressions for every row of the table, NaN taken as NULL."""
+    """The values of several expressions for every row of the table.
+
+    NaN is taken as NULL, and what cannot be computed for a row (a division by zero, a failed cast) is NULL.
+    """
     if table.num_rows == 0:
         table = pa.Table.from_batches([], schema=table.schema)
     elif isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
     connection = _connection()
-    columns = ", ".join(_nan_is_null(field) for field in table.schema) or "1"
-    chosen = ", ".join(f"({text}) AS e{i}" for i, text in enumerate(texts))
+    needed = {column for text in texts for column in Expression(text).columns}
+    columns = ", ".join(_nan_is_null(field) for field in table.schema if field.name in needed) or "1"
+    chosen = ", ".join(f"TRY(\n{text}\n) AS e{i}" for i, text in enumerate(texts))
     relation = connection.from_arrow(table)  # a relation by value: no name for a query to reach
     result = relation.project(columns).project(chosen).to_arrow_table()
     return [result.column(i).combine_chunks() for i in range(len(texts))]

@@ -25,13 +25,24 @@ from tamis.steps import Component, Documents
 FAMILIES = {"embed": "embedders", "deduplicate": "dedup", "score": "scorers", "select": "selectors"}
 _INTERNAL = {"pipeline": "pipeline.stages"}  # programs that the engine itself adds
 _ROOT = Path(__file__).parent
+_COMPUTING = tuple(
+    f"tamis.{part}"
+    for part in (
+        "kernels.",
+        "models.",
+        "seeds",
+        "expressions",
+        *(f"{each}." for each in FAMILIES.values()),
+        "pipeline.stages.",
+    )
+)
 
 
 def names(verb: str, folder: str | None = None) -> list[str]:
     """The components of a family, sorted; a user's own folder joins them."""
     found = {path.stem for path in _folder(verb).glob("*.py") if path.stem not in ("__init__", "base")}
-    if folder:
-        found |= {path.stem for path in Path(folder).glob("*.py") if _user_class(path, verb)}
+    if folder and verb in FAMILIES:
+        found |= {path.stem for path in _user_files(folder) if _user_class(path, verb)}
     return sorted(found)
 
 
@@ -42,7 +53,7 @@ def _folder(verb: str) -> Path:
 
 def find(verb: str, name: str, folder: str | None = None) -> type[Component]:
     """The class of a component. Raises SpecError with what exists, and the likely meaning, if there is none."""
-    if folder and (own := Path(folder) / f"{name}.py").exists():
+    if folder and verb in FAMILIES and (own := Path(folder) / f"{name}.py").exists():
         found = _user_class(own, verb)
         if found:
             return found
@@ -57,7 +68,15 @@ def find(verb: str, name: str, folder: str | None = None) -> type[Component]:
 
 
 def _component_in(module: ModuleType, name: str) -> type[Component]:
-    own = [
+    own = _components_in(module)
+    if len(own) != 1:
+        found = [cls.__name__ for cls in own]
+        raise SpecError(f"{module.__file__}: expected one component class for {name!r}, got {found}")
+    return own[0]
+
+
+def _components_in(module: ModuleType) -> list[type[Component]]:
+    return [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -65,11 +84,10 @@ def _component_in(module: ModuleType, name: str) -> type[Component]:
         and value.__module__ == module.__name__
         and not inspect.isabstract(value)
     ]
-    if len(own) != 1:
-        raise SpecError(
-            f"{module.__file__}: expected one component class for {name!r}, got {[cls.__name__ for cls in own]}"
-        )
-    return own[0]
+
+
+def _user_files(folder: str) -> list[Path]:
+    return [path for path in sorted(Path(folder).glob("*.py")) if not path.stem.startswith("_")]
 
 
 def _user_class(path: Path, verb: str) -> type[Component] | None:
@@ -86,10 +104,12 @@ def _imported_class(path: Path, verb: str, label: str) -> type[Component] | None
     module = importlib.util.module_from_spec(spec)
     sys.modules[label] = module
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - a cached .pyc misses edits within a second
+    if not _components_in(module):
+        return None  # what the components of the folder share
     found = _component_in(module, path.stem)
     base = importlib.import_module(f"tamis.{FAMILIES[verb]}.base")
-    parents = tuple(cls for cls in vars(base).values() if inspect.isclass(cls) and issubclass(cls, Component))
-    return found if issubclass(found, parents) and found.__mro__[1] is not Component else None
+    parents = tuple(cls for cls in vars(base).values() if inspect.isclass(cls) and cls.__module__ == base.__name__)
+    return found if issubclass(found, tuple(cls for cls in parents if issubclass(cls, Component))) else None
 
 
 def build(
@@ -166,7 +186,8 @@ def _collect(path: Path, module: str, seen: dict[str, str]) -> None:
 
 
 def _counts(module: str) -> bool:
-    return module.startswith(("tamis.kernels.", "tamis.models.", "tamis.seeds")) or module.endswith(".base")
+    """Whether a module takes part in what a component computes; the engine around it does not."""
+    return module.startswith(_COMPUTING)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

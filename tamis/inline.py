@@ -143,4 +143,6 @@ def score(
 
     built = build(find(verb, component), options, texts=True)
     array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-    return run_inline(built, pa.table({"text": array}), component, seed=seed)
+    found = run_inline(built, pa.table({"text": array.drop_null()}), component, seed=seed)
+    place = np.cumsum(array.is_valid().to_numpy(zero_copy_only=False)) - 1
+    return found.take(pa.array(place, mask=array.is_null().to_numpy(zero_copy_only=False)))

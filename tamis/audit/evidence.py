@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from tamis.audit.reader import Arm, Column, Run, Stage
 from tamis.corpus import SHARD_BITS
-from tamis.errors import ColumnError
+from tamis.errors import ColumnError, SpecError
 from tamis.selectors.base import Selector
-from tamis.steps import Batch
+from tamis.steps import Batch, Component
 
 CLOSE = 0.85  # Jaro–Winkler similarity from which an id may be a misspelt one
 BEGINNING = 300  # characters of a text that are shown
@@ -223,7 +223,7 @@ def cuts(run: Run, arm: Arm, documents: Mapping[int, Mapping[str, Any]]) -> dict
     """How each of these documents stands to the arm's cut; None for what was dropped before it, or without a budget."""
     stage = next(stage for stage in run.stages if stage.verb == "select" and stage.name == arm.name)
     wanted = {row for row, values in documents.items() if values[arm.repeats] or values[arm.reason] == "cut"}
-    selector = stage.program().build() if wanted else None
+    selector = _selector(stage) if wanted else None
     if not isinstance(selector, Selector) or type(selector).steps is not Selector.steps:
         return dict.fromkeys(documents, None)
     if not (selector.budget_tokens or selector.budget_documents):
@@ -233,6 +233,14 @@ def cuts(run: Run, arm: Arm, documents: Mapping[int, Mapping[str, Any]]) -> dict
     for batch in run.batches([*_read(run, selector), arm.repeats, arm.reason]):
         ranking.take(_priority(stage, selector, batch), batch, arm)
     return {row: ranking.cut(row) if row in wanted else None for row in documents}
+
+
+def _selector(stage: Stage) -> Component | None:
+    """The stage's component, if it is one of tamis: a run is only read, so a user's own code is not run from here."""
+    try:
+        return stage.program().build()
+    except SpecError:
+        return None
 
 
 def _read(run: Run, selector: Selector) -> list[str]:

@@ -58,7 +58,6 @@ class Stage:
     keys: tuple[str, ...]
     finished: bool
     seed: int
-    folder: str | None = None
 
     @property
     def label(self) -> str:
@@ -67,7 +66,7 @@ class Stage:
     def program(self) -> ProgramSpec:
         """What rebuilds its component."""
         options = json.dumps(self.options, sort_keys=True)
-        return ProgramSpec(self.verb, self.component, self.name, options, self.where, self.seed, self.folder)
+        return ProgramSpec(self.verb, self.component, self.name, options, self.where, self.seed)
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,11 @@ class Run:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        seed, folder = int(self.catalog["seed"]), self.catalog.get("components")
+        seed = int(self.catalog["seed"])
         return tuple(
             Stage(
                 values["verb"], values["component"], values["name"], values["options"], values["where"],
-                tuple(values["keys"]), values["finished"], seed, folder,
+                tuple(values["keys"]), values["finished"], seed,
             )
             for values in self.catalog["stages"]
         )  # fmt: skip

@@ -29,7 +29,7 @@ Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
 Report = Callable[[float, str], None]
 
 CHECKPOINT = "checkpoint.safetensors"  # weights, optimiser and losses; gone when training is done
-RESULT = "training.json"  # written last: its presence says that the folder is complete
+RESULT = "_training.json"  # written last: its presence says that the folder is complete
 
 _BETAS, _EPSILON, _DECAY, _CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0  # OLMo ladder, DataDecide
 _DIGEST_ROWS = 1 << 16

@@ -19,10 +19,8 @@ OWN = {
     "doc_id": pa.string(),
     "text": pa.string(),
     "source": pa.string(),
-    "row": pa.uint64(),
     "quarantined": pa.bool_(),
 }  # columns that every run has, whatever its files hold
-RESERVED = ("row", "quarantined", "n_bytes", "n_tokens")  # made by the engine, so no column of a file
 
 
 def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
@@ -30,8 +28,6 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
 
     base : the columns of the documents themselves. Raises SpecError naming the stage's line otherwise.
     """
-    if taken := [name for name in RESERVED if name in base]:
-        raise spec.fail(spec.corpus.line, f"corpus: the files have a column {taken[0]!r}, a name of tamis; rename it")
     known: dict[str, pa.DataType] = {**base, **OWN}
     for program in spec.programs:
         component = program.build()
@@ -46,7 +42,7 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
                 except SpecError as error:
                     raise spec.fail(program.line, f"{program.label}: {error}") from error
         for column, kind in component.columns(program.name).items():
-            if column in known:
+            if column.lower() in {name.lower() for name in known}:  # DuckDB does not tell cases apart
                 raise spec.fail(
                     program.line,
                     f"{program.label}: the column {column!r} exists already; give this stage another name with `as:`",

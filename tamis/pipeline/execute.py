@@ -121,23 +121,24 @@ class Executor:
 
         frozen : whatever was merged first stays, whichever shards there are now.
         """
-        inputs, path = inputs_digest(shards), f"{work.folder}/merged.npz"
-        if not self._is_done(work.key, "merged", None if frozen else inputs, path):
+        first = self._ledger.get(work.key, "frozen") if frozen else None
+        inputs = first.input if first else inputs_digest(shards)
+        path, unit = f"{work.folder}/merged-{inputs[:8]}.npz", "frozen" if frozen else "merged"
+        if not self._is_done(work.key, unit, inputs, path):
             spec = PassSpec(self._pool, (work,)).save(self.run)
             files = [summary_file(work.folder, shard.number) for shard in shards]
             level = 0
             while len(files) > GROUP_SHARDS:
-                targets = [f"{work.folder}/level{level}-{i:05d}.npz" for i in range(-(-len(files) // GROUP_SHARDS))]
+                groups = range(-(-len(files) // GROUP_SHARDS))
+                targets = [f"{work.folder}/level{level}-{inputs[:8]}-{group:05d}.npz" for group in groups]
                 self._merge(spec, work.folder, files, targets)
                 files, level = targets, level + 1
             ((size, digest),) = self._merge(spec, work.folder, files, [path])
-            receipt = Receipt(
-                work.key, "merged", inputs, len(shards), 1, 0, size, digest, 0.0, "", f"{work.label}: merged"
-            )
-            self._ledger.record(receipt)
-        receipt_ = self._ledger.get(work.key, "merged")
-        assert receipt_ is not None
-        return Ref("fold", path, receipt_.digest)
+            label = f"{work.label}: merged"
+            self._ledger.record(Receipt(work.key, unit, inputs, len(shards), 1, 0, size, digest, 0.0, "", label))
+        receipt = self._ledger.get(work.key, unit)
+        assert receipt is not None
+        return Ref("fold", path, receipt.digest)
 
     def _merge(self, spec: str, folder: str, files: Sequence[str], targets: Sequence[str]) -> list[tuple[int, str]]:
         """One level of the tree: each target from a group of files; their sizes and digests."""

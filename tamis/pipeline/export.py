@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tamis.pipeline.workers import Task, Workers
 
 FORMATS = ("parquet", "jsonl.zst")
 MANIFEST = "manifest.json"
+REQUEST = ".export.json"  # there while an export is being written
 
 
 @dataclass(frozen=True)
@@ -39,41 +40,15 @@ def export(run: Path, arm: str, folder: Path, form: str, workers: Workers, colum
     """Writes an arm's documents to a folder: one file per shard that has any, and a manifest with counts and digests.
 
     columns : layers' columns to carry along with the documents' own. A document that the arm uses n times is
-    written n times. Raises ColumnError for an unknown arm or column, ContractError for a folder that is not empty.
+    written n times. An export that was stopped is begun again by the same call.
+    Raises ColumnError for an unknown arm or column, ContractError for a folder that holds something else.
     """
     began = time.perf_counter()
     catalog = _catalog(run)
-    if form not in FORMATS:
-        raise ValueError(f"export: expected --format {' or '.join(FORMATS)}, got {form!r}")
-    if f"{arm}_repeats" not in catalog["columns"]:
-        arms = [stage["name"] for stage in catalog["stages"] if stage["verb"] == "select"]
-        raise ColumnError(f"{run}: no arm {arm!r}; it has {', '.join(arms) or 'none'}")
-    unknown = [column for column in columns if column not in catalog["columns"]]
-    if unknown:
-        raise ColumnError(f"{run}: no column {unknown[0]!r}; it has {', '.join(sorted(catalog['columns']))}")
-    if folder.exists() and any(path.name != MANIFEST for path in folder.iterdir()) and not (folder / MANIFEST).exists():
-        raise ContractError(f"{folder}: expected a new or empty folder, it holds other files; name another with --to")
-    corpus = CorpusRef.from_json(catalog["corpus"])
-    own = [name for name, where in catalog["columns"].items() if not where["layer"]]
-    layers = {
-        name: catalog["columns"][name]["layer"]
-        for name in (f"{arm}_repeats", *columns)
-        if catalog["columns"][name]["layer"]
-    }
-    request = {
-        "run": str(run.absolute()),
-        "corpus": corpus.to_json(),
-        "own": own,
-        "layers": layers,
-        "arm": arm,
-        "form": form,
-        "folder": str(folder.absolute()),
-    }
-    publish(folder / f".{MANIFEST}.request", json.dumps(request).encode())
-    tasks = [
-        Task(_export_shard, (str(folder / f".{MANIFEST}.request"), number), f"export {number}")
-        for number in sorted(corpus.shards(run))
-    ]
+    request = _request(run, catalog, arm, folder, form, columns)
+    stale = _claim(folder, request)
+    shards = sorted(CorpusRef.from_json(catalog["corpus"]).shards(run))
+    tasks = (Task(_export_shard, (str(folder / REQUEST), number), f"export {number}") for number in shards)
     written = []
     for outcome in workers.run(tasks):
         if outcome.error:
@@ -84,12 +59,51 @@ def export(run: Path, arm: str, folder: Path, form: str, workers: Workers, colum
     expected = catalog["arms"].get(arm, {}).get("uses")
     if expected is not None and expected != total:
         raise LedgerError(
-            f"export of {arm}: the books do not balance: the arm uses {expected} documents, "
-            f"{total} were written; report this"
+            f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written; "
+            "report this"
         )
+    for name in stale - {entry["file"] for entry in written}:
+        (folder / name).unlink(missing_ok=True)
     publish(folder / MANIFEST, json.dumps({"arm": arm, "documents": total, "files": written}, indent=1).encode())
-    (folder / f".{MANIFEST}.request").unlink()
+    (folder / REQUEST).unlink()
     return Exported(folder, total, len(written), sum(entry["bytes"] for entry in written), time.perf_counter() - began)
+
+
+def _request(
+    run: Path, catalog: Mapping[str, Any], arm: str, folder: Path, form: str, columns: Sequence[str]
+) -> dict[str, Any]:
+    """What is exported from where to where, for the tasks to read."""
+    known = catalog["columns"]
+    if form not in FORMATS:
+        raise ValueError(f"export: expected --format {' or '.join(FORMATS)}, got {form!r}")
+    if f"{arm}_repeats" not in known:
+        arms = [stage["name"] for stage in catalog["stages"] if stage["verb"] == "select"]
+        raise ColumnError(f"{run}: no arm {arm!r}; it has {', '.join(arms) or 'none'}")
+    if unknown := [column for column in columns if column not in known]:
+        raise ColumnError(f"{run}: no column {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return {
+        "run": str(run.absolute()),
+        "corpus": catalog["corpus"],
+        "own": [name for name, where in known.items() if not where["layer"] and name != "id"],
+        "layers": {name: known[name]["layer"] for name in (f"{arm}_repeats", *columns) if known[name]["layer"]},
+        "arm": arm,
+        "form": form,
+        "folder": str(folder.absolute()),
+    }
+
+
+def _claim(folder: Path, request: Mapping[str, Any]) -> set[str]:
+    """Makes the folder this export's; the files that an earlier one of the same arm and format left there."""
+    files = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    mine = {name for name in files if name.startswith(f"{request['arm']}-") and name.endswith(f".{request['form']}")}
+    others = {name for name in files if not name.startswith(".")} - mine - {MANIFEST}
+    if others or (mine and not files & {MANIFEST, REQUEST}):
+        found = min(others or mine)
+        raise ContractError(
+            f"{folder}: expected a new folder, or one with this export in it; it holds {found}; name another with --to"
+        )
+    publish(folder / REQUEST, json.dumps(request).encode())
+    return mine
 
 
 def _catalog(run: Path) -> dict[str, Any]:

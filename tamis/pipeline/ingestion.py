@@ -40,9 +40,10 @@ def convert_files(
     workers: Workers,
     ledger: Ledger,
     shard_bytes: int,
+    limit: int | None = None,
 ) -> Converted:
     """Converts every file that is not Parquet into RUN/documents; what an unchanged chunk gave before is kept."""
-    chunks = ingest.plan(sources, shard_bytes)
+    chunks = ingest.plan(sources, shard_bytes)[:limit]
     split = [chunk for chunk in chunks if chunk.is_split]
     if split:
         counts = dict.fromkeys(range(len(split)), 0)

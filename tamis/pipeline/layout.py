@@ -17,7 +17,7 @@ from tamis.pipeline.program import digest_of
 class CorpusRef:
     """A surveyed set of shards, written to the run: what a task needs to find its documents."""
 
-    path: str  # of the shard list, relative to the run
+    path: str  # of the shard list, relative to the run: shards/<name>-<digest>.json
     fields: Fields
     digest: str  # of the documents' content
 
@@ -27,6 +27,11 @@ class CorpusRef:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CorpusRef:
         return cls(values["path"], Fields(**values["fields"]), values["digest"])
+
+    @property
+    def name(self) -> str:
+        """pool, or beside-<key>."""
+        return Path(self.path).stem.rpartition("-")[0]
 
     def shards(self, run: Path) -> dict[int, Shard]:
         return _load_shards(str(run / self.path))
@@ -73,6 +78,10 @@ def beside_file(key: str) -> str:
     return f"shards/beside-{key[:8]}-ref.json"
 
 
-def quarantine_file(shard_number: int, key: str | None = None) -> str:
-    """RUN/quarantine/<shard>.jsonl for the documents themselves; with a key for what a component failed on."""
-    return f"quarantine/{shard_number:06d}{'.' + key[:8] if key else ''}.jsonl"
+def quarantine_file(corpus: str, shard_number: int, key: str | None = None) -> str:
+    """RUN/quarantine/<shard>.jsonl for the documents themselves; with a key for what a component failed on.
+
+    Shards of a corpus beside the pool have its name before their number.
+    """
+    name = "" if corpus == "pool" else f"{corpus}-"
+    return f"quarantine/{name}{shard_number:06d}{'.' + key[:8] if key else ''}.jsonl"

@@ -26,6 +26,7 @@ class Ledger:
         self._receipts: dict[tuple[str, str], Receipt] = {}
         self.codes: dict[str, dict[str, Any]] = {}
         self.redone: dict[str, int] = {}  # program key → how often its results were asked to be made again
+        self._being_redone: set[str] = set()
         self._lock: IO[str] | None = None
         self._segment: IO[str] | None = None
         if write:
@@ -45,7 +46,7 @@ class Ledger:
             if "code" in values:
                 self.codes[values["program"]] = values
             elif "redo" in values:
-                self.redone[values["redo"]] = self.redone.get(values["redo"], 0) + 1
+                self._count_redo(values["redo"], done=values["done"])
             else:
                 receipt = Receipt(**values)
                 self._receipts[receipt.key, receipt.unit] = receipt
@@ -75,9 +76,23 @@ class Ledger:
         self._append(values)
 
     def redo(self, program: str) -> None:
-        """Gives a program's results a new key from now on, so that they are made again."""
-        self.redone[program] = self.redone.get(program, 0) + 1
-        self._append({"redo": program})
+        """Gives a program's results a new key, so that they are made again; once, until `redo_done`."""
+        if program not in self._being_redone:
+            self._count_redo(program, done=False)
+            self._append({"redo": program, "done": False})
+
+    def redo_done(self, program: str) -> None:
+        """The program has its new results; another `redo` means another time."""
+        if program in self._being_redone:
+            self._count_redo(program, done=True)
+            self._append({"redo": program, "done": True})
+
+    def _count_redo(self, program: str, *, done: bool) -> None:
+        if done:
+            self._being_redone.discard(program)
+        else:
+            self._being_redone.add(program)
+            self.redone[program] = self.redone.get(program, 0) + 1
 
     def _append(self, values: dict[str, Any]) -> None:
         if self._segment is None:

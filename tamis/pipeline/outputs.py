@@ -98,10 +98,10 @@ class Output:
     def write(self) -> tuple[int, str]:
         raise NotImplementedError
 
-    def finish(self, seconds: float) -> Receipt:
+    def finish(self, seconds: float, corpus: str) -> Receipt:
         began = time.perf_counter()
         size, digest = self.write()
-        write_quarantine(self.run / quarantine_file(self.shard.number, self.work.key), self.failed)
+        write_quarantine(self.run / quarantine_file(corpus, self.shard.number, self.work.key), self.failed)
         seconds += time.perf_counter() - began
         failed = len(self.failed)
         return Receipt(

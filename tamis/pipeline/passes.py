@@ -16,6 +16,8 @@ from tamis.pipeline.quarantine import unusable_rows, write_quarantine
 from tamis.pipeline.work import Failure, PassSpec, Receipt, Work, load_pass
 from tamis.steps import Batch
 
+RETRIES = 2
+
 
 def run_shards(run: str, pass_path: str, todo: tuple[int, ...], numbers: tuple[int, ...]) -> list[Receipt | Failure]:
     """One task: the works `todo` of a pass over some shards. A shard that raises fails alone."""
@@ -24,11 +26,16 @@ def run_shards(run: str, pass_path: str, todo: tuple[int, ...], numbers: tuple[i
     results: list[Receipt | Failure] = []
     for number in numbers:
         shard = spec.corpus.shards(Path(run))[number]
-        try:
-            results += _run_shard(Path(run), spec, works, shard)
-        except Exception as error:  # noqa: BLE001 - the driver names the shard and goes on with the others
-            where = f"shard {number} ({shard.label})"
-            results.append(Failure(where, f"{type(error).__name__}: {error}", traceback.format_exc()))
+        for attempt in range(RETRIES + 1):
+            try:
+                results += _run_shard(Path(run), spec, works, shard)
+            except Exception as error:  # noqa: BLE001 - the driver names the shard and goes on with the others
+                if isinstance(error, OSError) and attempt < RETRIES:
+                    time.sleep(0.1 * 4**attempt)  # a store that hiccups
+                    continue
+                where = f"shard {number} ({shard.label})"
+                results.append(Failure(where, f"{type(error).__name__}: {error}", traceback.format_exc()))
+            break
     return results
 
 
@@ -52,7 +59,7 @@ def _run_shard(run: Path, spec: PassSpec, works: Sequence[Work], shard: Shard) -
             f"{shard.label}: expected {shard.rows} documents, read {position}; the file changed under the run"
         )
     seconds = (time.perf_counter() - began) / max(1, len(outputs))
-    receipts = [output.finish(seconds) for output in outputs]
+    receipts = [output.finish(seconds, spec.corpus.name) for output in outputs]
     if "text" in beside.document_columns:
-        write_quarantine(run / quarantine_file(shard.number), unusable)
+        write_quarantine(run / quarantine_file(spec.corpus.name, shard.number), unusable)
     return receipts

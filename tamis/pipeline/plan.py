@@ -26,6 +26,7 @@ class Stage:
 
     live: LiveProgram
     key: str
+    base_key: str = ""  # before any --redo
     done: dict[int, Ref] = field(default_factory=dict)  # results of the steps that it waits for now
     keys: list[str] = field(default_factory=list)  # of all its works over the pool
     failed: list[str] = field(default_factory=list)  # those of them that some document made fail
@@ -155,10 +156,10 @@ class Plan:
             key, jobs = next(iter(beside.items()))
             return Pass(self._beside[key].ref, self._beside[key].shards, tuple(jobs), text=True, over_pool=False)
         if narrow or (light and not text):
-            return Pass(self._pool.ref, self._pool.shards, (*narrow, *light), text=False)
+            return Pass(self._pool.ref, self._pool.shards, _agreeing((*narrow, *light)), text=False)
         if trains:
             return Trains(tuple(trains))
-        return Pass(self._pool.ref, self._pool.shards, (*text, *light), text=True) if text else None
+        return Pass(self._pool.ref, self._pool.shards, _agreeing((*text, *light)), text=True) if text else None
 
     def _ready(self) -> Iterator[tuple[Stage, int, Ready]]:
         for position, stage in enumerate(self.stages):
@@ -207,3 +208,17 @@ class Plan:
         earlier = self.stages[: self.stages.index(stage)]
         keys = [key[:8] for other in earlier if other.spec.verb in FAMILIES_THAT_FAIL for key in other.failed]
         return QUARANTINE + ",".join(keys)
+
+
+def _agreeing(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """The first job, and all that mean the same columns by the same names; the others wait for the next pass.
+
+    Only `quarantined` differs between stages: it says what the stages before a stage failed on.
+    """
+    origins: dict[str, str] = {}
+    agreeing = []
+    for job in jobs:
+        if all(origins.get(column, origin) == origin for column, origin in job.work.inputs.items()):
+            origins.update(job.work.inputs)
+            agreeing.append(job)
+    return tuple(agreeing)

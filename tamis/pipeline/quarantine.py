@@ -42,7 +42,7 @@ def write_quarantine(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 def quarantined_rows(run: Path, shard: Shard, keys: Sequence[str]) -> pa.Array:
     """Which of a shard's documents are unusable, or made one of these works fail: bool, (rows)."""
     flags = np.zeros(shard.rows, bool)
-    for path in [quarantine_file(shard.number), *(quarantine_file(shard.number, key) for key in keys)]:
+    for path in [quarantine_file("pool", shard.number, key) for key in (None, *keys)]:
         if (run / path).exists():
             for line in (run / path).read_text(encoding="utf-8").splitlines():
                 flags[json.loads(line)["row"]] = True

@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tamis.corpus import Shard, publish, read_batches
-from tamis.pipeline.documents import Prepared, prepare
+from tamis.errors import SpecError
+from tamis.ingest import is_parquet
+from tamis.pipeline.documents import Desk, Prepared, first_of, prepare
 from tamis.pipeline.execute import Executor
 from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.passes import run_shards
 from tamis.pipeline.plan import Job, Pass, Trains
-from tamis.pipeline.program import Ref, digest_of
+from tamis.pipeline.program import ProgramSpec, Ref, digest_of
 from tamis.pipeline.progress import Progress, human_bytes
 from tamis.pipeline.run import Driver
-from tamis.pipeline.spec import Spec
+from tamis.pipeline.spec import CorpusSpec, Spec
 from tamis.pipeline.work import PassSpec
 from tamis.pipeline.workers import Serial
 from tamis.steps import Train
@@ -39,17 +41,32 @@ def rehearse(spec: Spec) -> str:
     """
     with tempfile.TemporaryDirectory(prefix="tamis-check-") as folder:
         root = Path(folder)
-        with Ledger(root / "survey", write=True) as ledger:
+        survey = root / "survey"
+        with Ledger(survey, write=True) as ledger:
             corpus = spec.corpus
-            pool = prepare("pool", corpus.paths, corpus.fields, root / "survey", Serial(), ledger, corpus.shard_bytes)
-        small = _small_corpus(pool, spec, root)
-        driver = _Rehearsal(replace(spec, corpus=small), root / "run", Serial(), Progress(quiet=True))
+            try:
+                in_place = is_parquet(first_of(corpus.paths))
+                desk = Desk(survey, Serial(), ledger, corpus.shard_bytes, None if in_place else 1, digest=False)
+                pool = prepare("pool", corpus.paths, corpus.fields, desk)
+            except SpecError as error:
+                raise spec.fail(corpus.line, f"corpus: {error}") from error
+        small, share = _small_corpus(pool, spec, root)
+        programs = tuple(_scaled(program, share) for program in spec.programs)
+        rehearsed = replace(spec, corpus=small, programs=programs)
+        driver = _Rehearsal(rehearsed, root / "run", Serial(), Progress(quiet=True))
         driver.drive()
-        return _told(spec, pool, driver)
+        return _told(spec, pool, driver, partial=not in_place)
 
 
-def _small_corpus(pool: Prepared, spec: Spec, root: Path) -> Any:
-    """A Parquet file with the first documents of the corpus, under its own column names."""
+def _scaled(program: ProgramSpec, share: float) -> ProgramSpec:
+    """A select stage with a budget in proportion to the sample, so that it cuts as it will cut the corpus."""
+    options = json.loads(program.options)
+    budgets = {key: max(1, int(value * share)) for key, value in options.items() if key.startswith("budget_") and value}
+    return replace(program, options=json.dumps({**options, **budgets}, sort_keys=True))
+
+
+def _small_corpus(pool: Prepared, spec: Spec, root: Path) -> tuple[CorpusSpec, float]:
+    """A Parquet file with the first documents of the corpus, under its own column names; their share of all bytes."""
     shard = max(pool.shards[:8], key=lambda each: each.rows)
     columns = [name for name in pool.columns if name != "row"]
     rows = max(1, min(SAMPLE_ROWS, SAMPLE_BYTES * shard.rows // max(1, shard.bytes)))
@@ -58,13 +75,9 @@ def _small_corpus(pool: Prepared, spec: Spec, root: Path) -> Any:
     back = {"text": fields.text, "doc_id": fields.id, "source": fields.source}
     table = pa.Table.from_batches([batch]).rename_columns([back.get(name, name) for name in columns])
     pq.write_table(table, root / "sample.parquet")
-    return replace(
-        spec.corpus,
-        paths=(str(root / "sample.parquet"),),
-        fields=fields,
-        max_bad_fraction=1.0,
-        on_bad_record="quarantine",
-    )
+    share = batch.num_rows / max(1, sum(each.rows for each in pool.shards))
+    small = replace(spec.corpus, paths=(str(root / "sample.parquet"),), fields=fields, max_bad_fraction=1.0)
+    return replace(small, on_bad_record="quarantine"), share
 
 
 class _Rehearsal(Driver):
@@ -110,13 +123,17 @@ class _Pretender(Executor):
             yield from super().train(Trains(tuple(real)), shards)
 
 
-def _told(spec: Spec, pool: Prepared, driver: _Rehearsal) -> str:
+def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> str:
+    """Partial : the pool is only a first part of the corpus, because the rest is not converted yet."""
     rows, size = sum(shard.rows for shard in pool.shards), sum(shard.bytes for shard in pool.shards)
     corpus = f"{rows:,} documents in {len(pool.shards)} shards, {human_bytes(size)}"
-    lines = [f"{spec.file}: {len(spec.programs)} programs over {corpus}", "", "columns"]
-    for program in spec.programs:
-        for column, kind in program.build().columns(program.name).items():
-            lines.append(f"  {column:<28}{kind!s:<34}{program.label}")
+    part = " (the first shard of JSON lines; the figures below are for it alone)" if partial else ""
+    lines = [f"{spec.file}: {len(spec.programs)} programs over {corpus}{part}", *pool.notes, "", "columns"]
+    columns = [
+        (name, kind, each.label) for each in spec.programs for name, kind in each.build().columns(each.name).items()
+    ]
+    width = 2 + max((len(name) for name, _, _ in columns), default=0)
+    lines += [f"  {name:<{width}}{kind!s:<34}{label}" for name, kind, label in columns]
     lines += ["", "passes"]
     total = 0.0
     for number, (label, kind, cost) in enumerate(driver.told, 1):
@@ -130,5 +147,5 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal) -> str:
         }[kind]
         lines.append(f"  {number:>2}  {label}: {read}")
     times = sum(kind == "text" for _, kind, _ in driver.told)
-    total_line = f"the text is read {times} times, about {total:,.0f} core-seconds in all, training aside"
-    return "\n".join([*lines, "", total_line])
+    said = "once" if times == 1 else f"{times} times"
+    return "\n".join([*lines, "", f"the text is read {said}, about {total:,.0f} core-seconds in all, training aside"])

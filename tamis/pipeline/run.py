@@ -13,11 +13,11 @@ from typing import Any
 
 from tamis import __version__
 from tamis.corpus import Fields, publish
-from tamis.errors import ContractError, LedgerError, TamisError
+from tamis.errors import ContractError, LedgerError, SpecError, TamisError
 from tamis.families import documents_in
 from tamis.pipeline.books import arm_books, balance, check_budget
 from tamis.pipeline.columns import check_columns
-from tamis.pipeline.documents import Prepared, prepare
+from tamis.pipeline.documents import Desk, Prepared, prepare
 from tamis.pipeline.execute import Executor
 from tamis.pipeline.layout import beside_file
 from tamis.pipeline.ledger import Ledger
@@ -54,7 +54,7 @@ class Driver:
         unknown = self._redo - {program.name for program in spec.programs}
         if unknown:
             names = ", ".join(program.name for program in spec.programs)
-            raise ValueError(f"--redo: expected one of {names}, got {', '.join(sorted(unknown))}")
+            raise SpecError(f"--redo: expected one of {names}, got {', '.join(sorted(unknown))}")
 
     def drive(self) -> None:
         """Prepares the corpus, then runs pass after pass. Raises RunFailedError naming what failed."""
@@ -67,6 +67,9 @@ class Driver:
                 self._do(work, executor)
                 self._advance()
                 self._save_catalog()
+            for stage in self.plan.stages:
+                if stage.finished:
+                    self.ledger.redo_done(stage.base_key)
             stuck = [stage.spec.label for stage in self.plan.stages if not stage.finished]
             if stuck:
                 raise ContractError(
@@ -91,7 +94,9 @@ class Driver:
                 job.stage.keys.append(job.work.key)
                 job.stage.failed += [job.work.key] if quarantined else []
             if job.work.kind == "fold":
-                job.stage.done[job.index] = executor.merged(job.work, work.shards, frozen=job.stage.spec.frozen)
+                job.stage.done[job.index] = executor.merged(
+                    job.work, work.shards, frozen=job.stage.spec.frozen and not self._limit
+                )
             elif job.work.kind == "exchange":
                 job.stage.done[job.index] = executor.decided(job.work, work.shards)
             else:
@@ -118,15 +123,18 @@ class Driver:
 
     def _open(self) -> None:
         """Surveys the corpus and everything beside it, checks the columns, and starts the programs."""
-        publish(self.run / "stages.yaml", self.spec.text.encode())
         corpus = self.spec.corpus
-        self.pool = self._prepare("pool", corpus.paths, corpus.fields, self._limit)
+        try:
+            self.pool = self._prepare("pool", corpus.paths, corpus.fields, self._limit)
+        except SpecError as error:
+            raise self.spec.fail(corpus.line, f"corpus: {error}") from error
         if self.pool.bad:
             self.progress.line(
                 f"quarantine: {self.pool.bad:,} of {self.pool.seen:,} records; see {self.run / 'quarantine'}"
             )
         check_budget(corpus, "the corpus", self.pool.bad, self.pool.seen, self.run)
         self.types = check_columns(self.spec, self.pool.columns)
+        publish(self.run / "stages.yaml", self.spec.text.encode())
         beside = self._beside()
         contents = {key: prepared.ref.digest for key, prepared in beside.items()}
         stages = [Stage(LiveProgram(program, self.run), program.key(contents)) for program in self.spec.programs]
@@ -138,7 +146,11 @@ class Driver:
         self.progress.line(f"corpus: {documents:,} documents in {len(self.pool.shards)} shards, {human_bytes(size)}")
 
     def _prepare(self, name: str, paths: Sequence[str], fields: Fields, limit: int | None = None) -> Prepared:
-        return prepare(name, paths, fields, self.run, self.workers, self.ledger, self.spec.corpus.shard_bytes, limit)
+        desk = Desk(self.run, self.workers, self.ledger, self.spec.corpus.shard_bytes, limit)
+        prepared = prepare(name, paths, fields, desk)
+        for note in prepared.notes:
+            self.progress.line(f"{name}: {note}")
+        return prepared
 
     def _beside(self) -> dict[str, Prepared]:
         """Targets, evaluation sets: every set of documents that an option names, surveyed once."""
@@ -163,6 +175,7 @@ class Driver:
         """Results of one version come from one code, or the user says which to believe. Raises LedgerError."""
         spec, code = stage.spec, stage.spec.code()
         version = spec.build().version
+        stage.base_key = stage.key
         known = self.ledger.codes.get(stage.key)
         redone = spec.name in self._redo
         if known and known["code"] != code and not (redone or self._accept_code):
@@ -207,7 +220,6 @@ class Driver:
         catalog = {
             "format": 1,
             "versions": versions(),
-            "components": next((program.folder for program in self.spec.programs if program.folder), None),
             "seed": self.spec.seed,
             "finished": finished,
             "corpus": self.pool.ref.to_json(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tamis.corpus import Fields
 from tamis.errors import SpecError
@@ -70,6 +70,8 @@ class Reader:
             line = mark.line + 1 if mark else 1
             problem = str(error.problem or error).strip().splitlines()[0]
             raise self.fail(line, f"expected YAML, got: {problem}") from error
+        except YAMLError as error:
+            raise self.fail(1, f"expected YAML, got: {str(error).splitlines()[0]}") from error
         if not isinstance(root, CommentedMap):
             raise self.fail(1, f"expected the keys {', '.join(TOP)}, got {type(root).__name__}")
         return root

@@ -92,17 +92,21 @@ class StageList:
             raise self._fail(line, f"compare: expected arms:, size:, seeds: and evaluate:, got {shown(node)}")
         yield from self._tokens()
         lines = self._reader.lines(node)
-        built = self._make("pipeline", "compare", node, line, lines)
+        if "overlap" in node:
+            raise self._fail(lines["overlap"], "compare has no key 'overlap'; it is computed against its own sets")
+        if "compare" in self._names:
+            raise self._fail(line, "compare: expected one per file, got a second; compare all arms in one")
+        # a user's own `overlap` stage looks at other sets, so it does not stand in for this one
+        overlap = "overlap" if "overlap" not in self._names else "evaluation_overlap"
+        built = self._make("pipeline", "compare", {**node, "overlap": overlap}, line, lines)
         for arm in built.arms:
             if arm not in self._arms:
                 known = ", ".join(self._arms) or "none"
                 raise self._fail(
                     lines["arms"], f"compare.arms: no select stage before this one is called {arm!r}; there are {known}"
                 )
-        if "overlap" not in self._names:
-            options = {"against": [options_of(documents) for documents in built.evaluate.values()]}
-            overlap = self._make("score", "overlap", options, line)
-            yield self._program("score", "overlap", "overlap", overlap, line)
+        options = {"against": [options_of(documents) for documents in built.evaluate.values()]}
+        yield self._program("score", "overlap", overlap, self._make("score", "overlap", options, line), line)
         yield self._program("pipeline", "compare", "compare", built, line)
 
     # ---- programs of the engine ----

@@ -47,6 +47,10 @@ class Selector(Component):
 
     seeded: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.budget_tokens and self.budget_documents:
+            raise ValueError("budget_documents: expected one budget, got budget_tokens as well; keep one of them")
+
     @abstractmethod
     def priority(self, batch: Batch, pool: Pool) -> Float64:
         """The rank of each document, float64, (n): higher is taken first; NaN is never taken."""

@@ -34,7 +34,7 @@ def write_lines(path, texts):
     return str(path)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_log_weights_rank_as_the_reference_ranks_them(tmp_path):
     texts = documents(500)

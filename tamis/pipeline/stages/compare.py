@@ -50,6 +50,7 @@ class Compare(Component):
     control: str | None = None
     evaluate_bytes: Annotated[int, Field(gt=0)] = 400_000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    overlap: str = "overlap"  # the column that says which documents overlap these sets; set by the specification
 
     seeded: ClassVar[bool] = True
     extra: ClassVar[str | None] = "train"
@@ -66,7 +67,15 @@ class Compare(Component):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("doc_id", "text", "source", "n_bytes", "n_tokens", "overlap", *(f"{arm}_repeats" for arm in self.arms))
+        return (
+            "doc_id",
+            "text",
+            "source",
+            "n_bytes",
+            "n_tokens",
+            self.overlap,
+            *(f"{arm}_repeats" for arm in self.arms),
+        )
 
     @property
     def _facts(self) -> tuple[str, ...]:
@@ -135,7 +144,7 @@ class Compare(Component):
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """(repeats, overlaps an evaluation set, held out) of each document."""
         repeats = pc.fill_null(batch[f"{arm}_repeats"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        overlap = pc.fill_null(batch["overlap"], True).to_numpy(zero_copy_only=False)
+        overlap = pc.fill_null(batch[self.overlap], True).to_numpy(zero_copy_only=False)
         return repeats, overlap, self._held_out(seed, batch)
 
     def _count(self, seed: int, batch: Batch) -> Summary:
@@ -165,7 +174,7 @@ class Compare(Component):
         share = min(1.0, MARGIN * tokens / max(1, int(counts[f"{arm}_tokens"])))
         encoder = Tokenizer.load(Path(tokenizer))
         ids, lengths, hashes, repeats = [], [], [], []
-        for batch in workshop.documents(columns=("doc_id", "text", "n_bytes", "overlap", f"{arm}_repeats")):
+        for batch in workshop.documents(columns=("doc_id", "text", "n_bytes", self.overlap, f"{arm}_repeats")):
             times, overlap, held = self._usable(seed, arm, batch)
             order = seeds.hash64(seed, f"order {arm}", batch.doc_ids)
             chosen = np.flatnonzero((times > 0) & ~overlap & ~held & seeds.within(order, share))
@@ -195,7 +204,7 @@ class Compare(Component):
 
     def _held_batches(self, seed: int, share: float, workshop: Workshop) -> Sequence[tuple[int, str, str]]:
         found = []
-        for batch in workshop.documents(columns=("doc_id", "text", "source", "overlap")):
+        for batch in workshop.documents(columns=("doc_id", "text", "source", self.overlap)):
             order = seeds.hash64(seed, "evaluate", batch.doc_ids)
             fits = self._held_out(seed, batch) & seeds.within(order, share)
             chosen = np.flatnonzero(fits)

@@ -19,6 +19,7 @@ from tamis.models.tokenizer import Tokenizer, train_tokenizer
 from tamis.steps import Batch, Columns, Component, Fold, Map, Pool, Steps, Summary, Train, Workshop
 
 WRITES = {"n_tokens": pa.uint32()}
+FEW = 200  # documents that the tokenizer sees, if there are as many
 PRETENDED = {"vocab_size": 4096, "bytes_per_token": 4.0}
 
 
@@ -48,7 +49,8 @@ class Tokens(Component):
 
     def steps(self, pool: Pool) -> Steps:
         total = yield Fold(("n_bytes",), total_bytes)
-        share = min(1.0, self.sample_bytes / max(1, int(total["bytes"])))
+        # a pool of few, large documents gives at least a couple of hundred of them
+        share = min(1.0, max(self.sample_bytes / max(1, int(total["bytes"])), FEW / max(1, int(total["documents"]))))
         drawn = yield Fold(self.reads, partial(_draw, pool.seed, share), merge=_join)
         trained = yield Train(
             "tokenizer", ("doc_id",), partial(self._train, drawn), gpu=False, pretend=None if self.exact else PRETENDED
@@ -65,7 +67,8 @@ class Tokens(Component):
 
 
 def total_bytes(batch: Batch) -> Summary:
-    return {"bytes": np.array(pc.sum(batch["n_bytes"]).as_py() or 0, np.int64)}
+    size = pc.sum(batch["n_bytes"]).as_py() or 0
+    return {"bytes": np.array(size, np.int64), "documents": np.array(len(batch), np.int64)}
 
 
 def _draw(seed: int, share: float, batch: Batch) -> Summary:
