@@ -102,7 +102,7 @@ def _normalize(old: bytes) -> bytes:
     except UnicodeDecodeError:
         return old
     parts = _newer().split(characters) if _has_unassigned(characters) else [characters]
-    parts[::2] = [WIDE_RUN.sub(_compose, part) for part in parts[::2]]  # nothing moves across a newer character
+    parts[::2] = [_composed(part) for part in parts[::2]]  # nothing moves across a newer character
     return "".join(parts).encode()
 
 
@@ -110,6 +110,11 @@ def _has_unassigned(characters: str) -> bool:
     points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     points = points[points >= 0x80]
     return bool((TABLE.entries[(TABLE.blocks[points >> 7] << 7) | (points & 127)] & UNASSIGNED).any())
+
+
+def _composed(part: str) -> str:
+    """Most documents that the quick check doubts are in normal form after all."""
+    return part if unicodedata.is_normalized("NFC", part) else WIDE_RUN.sub(_compose, part)
 
 
 def _compose(run: re.Match[str]) -> str:

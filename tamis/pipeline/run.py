@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,7 @@ class Driver:
         publish(self.run / "run.json", json.dumps(catalog, indent=1).encode())
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """What the results were made with: Python, tamis, and the packages that touch them."""
     found = {"python": platform.python_version(), "tamis": __version__}
