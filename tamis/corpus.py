@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tamis.errors import ContractError
 
-BATCH_BYTES = 6 << 20  # text per batch: token arrays of this size are memory that malloc keeps, larger ones it gives back
+BATCH_BYTES = 6 << 20  # text per batch: malloc keeps token arrays of this size, and gives larger ones back
 BATCH_ROWS = 8192
 LAYER_GROUP_ROWS = 1 << 16
 RESERVED = ("row", "quarantined", "n_bytes", "n_tokens")  # columns that the engine makes

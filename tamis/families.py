@@ -127,13 +127,27 @@ def build(
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)) or 'no options'}"
             raise SpecError(f"{key}: {_component_name(cls)} has no such option; {hint}")
     try:
-        built: Component = TypeAdapter(cls).validate_python(dict(options), context={"base": str(base), "texts": texts})
+        built: Component = _validated(TypeAdapter(cls), options, {"base": str(base), "texts": texts})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or _component_name(cls)
-        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        got = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
         raise SpecError(f"{where}: {_component_name(cls)} expects: {first['msg']}{got}") from error
     return built
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _validated(adapter: TypeAdapter[Any], options: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+    """Strictly, as JSON: a quoted number is no number. What JSON cannot hold is left to the types' own rules."""
+    try:
+        text = json.dumps(dict(options))
+    except TypeError:
+        return adapter.validate_python(dict(options), context=context)
+    return adapter.validate_json(text, strict=True, context=context)
 
 
 def _component_name(cls: type[Component]) -> str:

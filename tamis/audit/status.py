@@ -111,18 +111,16 @@ def _works(run: Path, catalog: Mapping[str, Any]) -> Iterator[Work]:
     for path in sorted((run / "passes").glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         spec = load_pass(str(path))
         is_new = path.stat().st_mtime_ns >= written and not catalog.get("finished")
-        over_pool = "corpus" not in catalog or spec.corpus.path == catalog["corpus"]["path"]
+        over_pool = spec.corpus.name == "pool"
+        # a pass may be older than the corpus is large: `--limit` looked at a part of it
+        corpus = CorpusRef.from_json(catalog["corpus"]) if over_pool and catalog else spec.corpus
         for work in spec.works:
             program = vars(work.program)
             same = options.get((program["verb"], program["name"])) == json.loads(program["options"])
             wanted = not catalog or is_new or work.key in current or (not over_pool and same)
             if wanted and work.key not in seen:
                 seen.add(work.key)
-                yield Work(work.key, work.kind, program, "text" in work.inputs, over_pool, _shards(run, spec.corpus))
-
-
-def _shards(run: Path, corpus: CorpusRef) -> Mapping[int, Shard]:
-    return corpus.shards(run)
+                yield Work(work.key, work.kind, program, "text" in work.inputs, over_pool, corpus.shards(run))
 
 
 def _add(stage: Progress, work: Work, receipts: Iterable[Receipt]) -> None:

@@ -17,7 +17,9 @@ from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary
 
 def _several(value: Any) -> Any:
     """One set of documents where several may stand."""
-    return (value,) if isinstance(value, (str, Mapping, Documents)) else value
+    if isinstance(value, (str, Mapping, Documents)):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
