@@ -63,7 +63,9 @@ def arm_books(run: Path, folder: str, name: str, shards: Sequence[Shard]) -> dic
         rows += table.num_rows
         kept += pc.sum(used).as_py() or 0
         uses += pc.sum(repeats).as_py() or 0
-        contradictions += pc.sum(pc.equal(used, reasons.is_valid())).as_py() or 0
+        contradictions += pc.sum(pc.and_(pc.equal(used, reasons.is_valid()), repeats.is_valid())).as_py() or 0
+        if repeats.null_count:
+            dropped["quarantined"] += repeats.null_count  # the selector itself failed on them
         for entry in reasons.drop_null().value_counts().to_pylist():
             dropped[entry["values"]] += entry["counts"]
     pool = sum(shard.rows for shard in shards)
