@@ -247,7 +247,8 @@ class Component(ABC):
 
     version: ClassVar[int] = 1  # raise it when results change
     seeded: ClassVar[bool] = False  # whether `pool.seed` is the run's
-    extra: ClassVar[str | None] = None  # the extra that brings its optional dependency
+    extra: ClassVar[str | None] = None  # the extra that brings its optional dependencies
+    needs: ClassVar[tuple[str, ...]] = ()  # those packages, by import name: looked for before anything runs
 
     @property
     def reads(self) -> Sequence[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tamis.errors import SpecError
+from tamis.errors import SpecError, missing_extra
 from tamis.expressions import Expression
 from tamis.families import build, find, options_of
 from tamis.pipeline.program import ProgramSpec
@@ -196,6 +197,9 @@ class StageList:
         if not name.replace("_", "a").isalnum():
             raise self._fail(line, f"expected a name of letters, digits and _, got {name!r}")
         self._names[name] = line
+        for package in built.needs:
+            if find_spec(package) is None:
+                raise self._fail(line, str(missing_extra(package, built.extra or component, f"{verb} {name}")))
         options = json.dumps(options_of(built), sort_keys=True)
         where, frozen = said.get("where"), "fit" in said
         return ProgramSpec(verb, component, name, options, where, self._seed, self._folder, line, frozen)

@@ -351,3 +351,17 @@ def test_a_mistake_that_once_went_unnoticed_is_refused(tmp_path, name):
     said = complaint(tmp_path, text)
     assert said.startswith(f"{tmp_path / 'stages.yaml'}:{line}: ")
     assert re.search(message, said)
+
+
+def test_a_package_that_is_not_installed_is_told_with_its_extra_before_anything_runs(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "greedy.py").write_text(
+        "from dataclasses import dataclass\nfrom tamis.scorers.base import Scorer\n\n\n"
+        "@dataclass(frozen=True)\nclass Greedy(Scorer):\n"
+        '    """Wants what nobody has."""\n\n    extra = "train"\n    needs = ("no_such_package",)\n\n'
+        "    def score(self, batch):\n        return [0.0] * len(batch)\n"
+    )
+    said = complaint(tmp_path, "corpus: pool/*.parquet\ncomponents: own\nstages:\n  - score: greedy\n")
+    assert said.startswith(f"{tmp_path / 'stages.yaml'}:4: ")
+    assert "no_such_package" in said
+    assert "pip install 'tamis[train]'" in said

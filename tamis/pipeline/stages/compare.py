@@ -54,6 +54,7 @@ class Compare(Component):
 
     seeded: ClassVar[bool] = True
     extra: ClassVar[str | None] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
     def __post_init__(self) -> None:
         size(self.size)

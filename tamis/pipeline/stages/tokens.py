@@ -38,6 +38,7 @@ class Tokens(Component):
 
     seeded: ClassVar[bool] = True
     extra: ClassVar[str | None] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     @property
     def reads(self) -> tuple[str, ...]:
