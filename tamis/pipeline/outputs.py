@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tamis.steps import Batch, Columns, Exchange, Fold, Map
 SAMPLE_CHARACTERS = 200  # of a document's text in its quarantine entry
 
 
-class Output:
+class Output(ABC):
     """Collects one work's results over the batches of a shard; documents it fails on are set aside one by one."""
 
     def __init__(self, work: Work, run: Path, shard: Shard) -> None:
@@ -89,14 +90,17 @@ class Output:
             }
         )
 
+    @abstractmethod
     def compute(self, batch: Batch) -> Any:
-        raise NotImplementedError
+        """The step's result for one batch, checked."""
 
+    @abstractmethod
     def collect(self, batch: Batch, result: Any) -> None:
-        raise NotImplementedError
+        """Keeps one batch's result."""
 
+    @abstractmethod
     def write(self) -> tuple[int, str]:
-        raise NotImplementedError
+        """Writes all that was collected; the size and digest of the file."""
 
     def finish(self, seconds: float, corpus: str) -> Receipt:
         began = time.perf_counter()

@@ -90,41 +90,41 @@ class Compare(Component):
         tokenizer = yield Use("tokens")
         counts = yield Fold(self._facts, partial(self._count, pool.seed))
         tokens = self.tokens or int(min(counts[f"{arm}_tokens"] for arm in self.arms))
-        held_share = min(1.0, self.evaluate_bytes / max(1, int(counts["held_out_bytes"])))
-        prepare = [
-            Train(
-                f"rows-{arm}",
-                self.reads,
-                partial(self._rows, pool.seed, arm, tokens, counts, tokenizer["folder"]),
-                gpu=False,
-                pretend={"rows": 0},
-            )
-            for arm in self.arms
-        ]
-        sets = Train(
-            "sets",
-            self.reads,
-            partial(self._sets, pool.seed, held_share, tokenizer["folder"]),
-            over=tuple(self.evaluate.values()),
-            gpu=False,
-            pretend={"sets": {}},
-        )
-        *rows, held = yield [*prepare, sets]
-        runs = [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
+        *rows, held = yield self._preparations(pool.seed, tokens, counts, tokenizer["folder"])
         folders = {arm: made["folder"] for arm, made in zip(self.arms, rows, strict=True)}
+        runs = [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
         trained = yield [
             Train(
                 f"{arm}-{self.size}-{seed}",
                 (),
                 partial(
-                    self._train, folders[arm], held["folder"], tokenizer["folder"], pool.seed * 1000 + seed, tokens
+                    self._train, folders[arm], held["folder"], tokenizer["folder"], _model_seed(pool, seed), tokens
                 ),
                 pretend={"scores": {}, "training": {}},
             )
             for arm, seed in runs
         ]
-        control = self.control or self.arms[-1]
-        facts = {
+        results = dict(zip(runs, trained, strict=True))
+        found = verdict(self.arms, self.control or self.arms[-1], self.size, held["sets"], results, self.level)
+        return Publish("compare.json", {**self._said(tokens, counts, rows), **found}, told(found))
+
+    def _preparations(self, seed: int, tokens: int, counts: Summary, tokenizer: str) -> list[Train]:
+        """Training rows for each arm, and the held-out sets as tokens."""
+        held_share = min(1.0, self.evaluate_bytes / max(1, int(counts["held_out_bytes"])))
+        rows = [partial(self._rows, seed, arm, tokens, counts, tokenizer) for arm in self.arms]
+        sets = partial(self._sets, seed, held_share, tokenizer)
+        beside = tuple(self.evaluate.values())
+        return [
+            *(
+                Train(f"rows-{arm}", self.reads, train, gpu=False, pretend={"rows": 0})
+                for arm, train in zip(self.arms, rows, strict=True)
+            ),
+            Train("sets", self.reads, sets, over=beside, gpu=False, pretend={"sets": {}}),
+        ]
+
+    def _said(self, tokens: int, counts: Summary, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What compare.json says of the arms, beside the scores."""
+        return {
             "size": self.size,
             "seeds": self.seeds,
             "tokens": tokens,
@@ -133,9 +133,6 @@ class Compare(Component):
             "documents": {arm: int(counts[f"{arm}_documents"]) for arm in self.arms},
             "rows": {arm: made["rows"] for arm, made in zip(self.arms, rows, strict=True)},
         }
-        results = dict(zip(runs, trained, strict=True))
-        found = verdict(self.arms, control, self.size, held["sets"], results, self.level)
-        return Publish("compare.json", {**facts, **found}, told(found))
 
     def _held_out(self, seed: int, batch: Batch) -> npt.NDArray[np.bool_]:
         return np.asarray(seeds.uniform(seed, "held out", batch.doc_ids) < HELD_OUT)
@@ -234,6 +231,11 @@ class Compare(Component):
             "scores": scores,
             "_tokens_per_second": facts["tokens_per_second"],
         }
+
+
+def _model_seed(pool: Pool, seed: int) -> int:
+    """The seed of one proxy model: not negative, other for every seed of the run."""
+    return (pool.seed * 1000 + seed) % 2**63
 
 
 def _entries(batch: Batch, chosen: npt.NDArray[np.intp], order: npt.NDArray[np.uint64]) -> list[tuple[int, str, str]]:
