@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tamis.audit.reader import open_run
     from tamis.inline import score
-    from tamis.pipeline.start import run
+    from tamis.session import run
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "open_run", "run", "score"]
 
-_WHERE = {"open_run": "tamis.audit.reader", "run": "tamis.pipeline.start", "score": "tamis.inline"}
+_WHERE = {"open_run": "tamis.audit.reader", "run": "tamis.session", "score": "tamis.inline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tamis.pipeline.progress import Progress
 from tamis.pipeline.run import Driver
-from tamis.pipeline.spec import Spec, load_spec
+from tamis.pipeline.spec import Spec
 from tamis.pipeline.workers import Dask, Serial, Workers
 
 if TYPE_CHECKING:
@@ -44,25 +44,3 @@ def start(
     """Runs or resumes a specification in a folder."""
     with workers:
         Driver(spec, out, workers, progress, limit=limit, redo=redo, accept_code=accept_code).drive()
-
-
-def run(
-    stages: str | Path,
-    out: str | Path | None = None,
-    *,
-    limit: int | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    serial: bool = False,
-    quiet: bool = False,
-) -> Any:
-    """Runs or resumes a stages.yaml; the finished run, opened.
-
-    Raises SpecError for an invalid file and RunFailedError when some work failed; what is done is kept.
-    """
-    from tamis.audit.reader import open_run
-
-    spec = load_spec(stages)
-    folder = Path(out) if out else spec.out
-    start(spec, folder, workers_for(workers, scheduler, serial=serial), Progress(quiet=quiet), limit=limit)
-    return open_run(folder)
