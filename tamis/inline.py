@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.errors import ContractError
+from tamis.kernels.arrow import one_array
 from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Step
 
 
@@ -122,14 +123,10 @@ class _Inline:
         parts = [step.apply(batch) for batch in self._joined(step.joins)]
         return pa.table(
             {
-                name: pa.chunked_array([_array(part[name]) for part in parts]).cast(kind)
+                name: pa.chunked_array([one_array(part[name]) for part in parts]).cast(kind)
                 for name, kind in step.writes.items()
             }
         )
-
-
-def _array(values: Any) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
 
 
 def score(

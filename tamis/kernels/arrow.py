@@ -1,6 +1,6 @@
 """The only door between Arrow and the kernels: slices, 32 and 64-bit offsets, chunks and nulls, dealt with once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,11 @@ class Text(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+
+def one_array(values: pa.Array | pa.ChunkedArray | npt.NDArray[Any]) -> pa.Array:
+    """A column in one piece, whatever a component returned it as."""
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
 
 
 def text_of(array: pa.Array | pa.ChunkedArray) -> Text:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tamis.corpus import SHARD_BITS, publish
 from tamis.errors import ContractError
+from tamis.kernels.arrow import one_array
 from tamis.pipeline.layout import decided_file
 from tamis.steps import Columns, Exchange
 
@@ -28,15 +29,11 @@ def emitted_table(columns: Columns, rows: pa.Array, label: str) -> pa.Table:
     """What an exchange sends out for one batch, with `row`, checked."""
     if "key" not in columns:
         raise ContractError(f"{label}: emit() promised a column 'key' (uint64), returned {sorted(columns)}")
-    arrays = {name: _array(values) for name, values in columns.items()}
+    arrays = {name: one_array(values) for name, values in columns.items()}
     wrong = {name: len(array) for name, array in arrays.items() if len(array) != len(rows)}
     if wrong:
         raise ContractError(f"{label}: emit() promised {len(rows)} values per column, returned {wrong}")
     return pa.table({**arrays, "row": rows, "key": arrays["key"].cast(pa.uint64())})
-
-
-def _array(values: object) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
 
 
 def write_sorted(path: Path, table: pa.Table, by: str) -> tuple[int, str]:

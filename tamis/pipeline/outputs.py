@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from tamis.corpus import Shard, layer_file, row_numbers, write_layer
 from tamis.errors import ContractError, TamisError
 from tamis.expressions import Expression
+from tamis.kernels.arrow import one_array
 from tamis.pipeline.beside import Beside
 from tamis.pipeline.exchange import emitted_table, write_sorted
 from tamis.pipeline.folds import checked_summary, save_summary
@@ -143,7 +144,7 @@ def checked_columns(columns: Columns, writes: Mapping[str, pa.DataType], rows: i
     arrays = {}
     for name, kind in writes.items():
         values = columns[name]
-        array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
+        array = one_array(values)
         if len(array) != rows:
             raise ContractError(f"{label}: apply() promised {rows} values of {name!r}, returned {len(array)}")
         arrays[name] = array if array.type == kind else array.cast(kind)

@@ -27,8 +27,9 @@ class Importance(Scorer):
     ngrams : the longest n-gram. buckets : how many counters the n-grams share.
     pseudo_count : added to every bucket of the target; 0 makes a small target prefer short documents.
     norm : "mean" divides by the number of n-grams. It is the default because a sum ranks by length as much as by
-    likeness: on our pool, proxy models trained on the mean's choice reached 2.19 bits per byte on the target's
-    held-out part, on the sum's 2.37. "sum" is what the paper has, a log-likelihood ratio to sample with.
+    likeness: on our pool, proxy models trained on the mean's choice reached 2.12 bits per byte on the target's
+    held-out part, on the sum's 2.35 (benchmarks/LOG.md). "sum" is what the paper has, a log-likelihood ratio to
+    sample with.
     The score is a float64, so that equal scores mean equal n-grams; a document without tokens has none.
     Source: Xie et al. 2023, Data selection for language models via importance resampling.
     """
