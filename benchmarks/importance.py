@@ -54,7 +54,9 @@ def main() -> None:
     rows.append(("ratio, whole run", f"{np.median(ratio):.0f}× ({min(ratio):.0f}–{max(ratio):.0f})", ""))
     rows.append(("ratio, passes alone", f"{np.median(least):.0f}× ({min(least):.0f}–{max(least):.0f})", ""))
     rows.append(("Spearman of log-weights, no smoothing on either side", f"{correlation:.4f}", ""))
-    table(f"importance: fit + score of {size / 1e6:.1f} MB, one core each, files to files", ("", "seconds", "MB/s"), rows)
+    table(
+        f"importance: fit + score of {size / 1e6:.1f} MB, one core each, files to files", ("", "seconds", "MB/s"), rows
+    )
 
 
 def _json_lines(documents: object, path: Path) -> None:
@@ -96,7 +98,9 @@ def _reference(root: Path) -> None:
     from data_selection import HashedNgramDSIR
 
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        dsir = HashedNgramDSIR([str(root / "pool.jsonl")], [str(root / "target.jsonl")], str(root / "cache"), num_proc=1)
+        dsir = HashedNgramDSIR(
+            [str(root / "pool.jsonl")], [str(root / "target.jsonl")], str(root / "cache"), num_proc=1
+        )
         dsir.fit_importance_estimator(num_tokens_to_fit="auto")
         dsir.compute_importance_weights()
 
@@ -104,7 +108,9 @@ def _reference(root: Path) -> None:
 def _agreement(root: Path, out: Path) -> float:
     import tamis
 
-    theirs = np.concatenate([np.load(path) for path in sorted((root / "cache" / "log_importance_weights").glob("*.npy"))])
+    theirs = np.concatenate(
+        [np.load(path) for path in sorted((root / "cache" / "log_importance_weights").glob("*.npy"))]
+    )
     own = tamis.open_run(out).table(["importance"]).column(0).to_numpy()
     known = ~np.isnan(own)
     return float(spearmanr(theirs[known], own[known]).statistic)

@@ -40,7 +40,11 @@ def main() -> None:
                     convert(chunk, root / f"out-{name}-{turn}", str(number), target_bytes=64 << 20)
                 seconds.append(time.process_time() - began)
             rows.append((name, spread(seconds), text / min(seconds) / 1e6))
-    table(f"ingest of {text / 1e6:.0f} MB of text as JSON lines, one core (process time)", ("", "seconds", "MB/s of text"), rows)
+    table(
+        f"ingest of {text / 1e6:.0f} MB of text as JSON lines, one core (process time)",
+        ("", "seconds", "MB/s of text"),
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,11 @@ def main() -> None:
     for copies in COPIES:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(_run(Path(folder), copies))
-    table("peak memory: five components, 1 Dask worker, the pool once and four times over", ("shards", "MB of text", "largest worker peak MB", "driver peak MB"), rows)
+    table(
+        "peak memory: five components, 1 Dask worker, the pool once and four times over",
+        ("shards", "MB of text", "largest worker peak MB", "driver peak MB"),
+        rows,
+    )
 
 
 def _run(root: Path, copies: int) -> tuple[int, float, float, float]:

@@ -30,7 +30,18 @@ class Nothing(Scorer):
 def main() -> None:
     counts = [int(text) for text in sys.argv[1:]] or [500, 2000]
     rows = [(count, *_run(count)) for count in counts]
-    table("engine overhead: an empty scorer over tiny shards of 10 documents, 2 Dask workers", ("shards", "seconds, whole run", "ms per shard, whole run", "driver peak MB", "largest worker peak MB", "ms per shard, resume with nothing to do"), rows)
+    table(
+        "engine overhead: an empty scorer over tiny shards of 10 documents, 2 Dask workers",
+        (
+            "shards",
+            "seconds, whole run",
+            "ms per shard, whole run",
+            "driver peak MB",
+            "largest worker peak MB",
+            "ms per shard, resume with nothing to do",
+        ),
+        rows,
+    )
 
 
 def _run(count: int) -> tuple[float, float, float, float, float]:
@@ -46,7 +57,9 @@ def _run(count: int) -> tuple[float, float, float, float, float]:
         (root / "own" / "nothing.py").write_text(EMPTY)
         for number in range(count):
             ids = [f"{number}-{i}" for i in range(10)]
-            pq.write_table(pa.table({"id": ids, "text": ["some words " * 5] * 10}), root / "pool" / f"{number:05d}.parquet")
+            pq.write_table(
+                pa.table({"id": ids, "text": ["some words " * 5] * 10}), root / "pool" / f"{number:05d}.parquet"
+            )
         path = write_spec(root / "stages.yaml", f"{root}/pool/*.parquet", "  - score: [nothing]\n", root / "run")
         path.write_text(f"components: {root}/own\n" + path.read_text())
         spec = load_spec(path)

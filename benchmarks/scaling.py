@@ -43,7 +43,9 @@ def main() -> None:
     share = [c / b for b, c in zip(seconds[names[1]], seconds[names[2]], strict=True)]
     rows = [(name, medians[name], min(seconds[name]), max(seconds[name]), size / medians[name] / 1e6) for name in names]
     rows.append(("2 workers / 1 worker", medians[names[0]] / medians[names[1]], "", "", ""))
-    rows.append(("2 workers as a share of 2 independent processes", statistics.median(share), min(share), max(share), ""))
+    rows.append(
+        ("2 workers as a share of 2 independent processes", statistics.median(share), min(share), max(share), "")
+    )
     table(f"scaling: the wide pass over {size / 1e6:.0f} MB of text", ("", "median s", "min", "max", "MB/s"), rows)
 
 
@@ -52,7 +54,10 @@ def _dask(workers, task, run, wide, each) -> None:
     from tamis.pipeline.work import Failure
 
     path, jobs = wide
-    tasks = (task(run_shards, (run, path, tuple(range(jobs)), tuple(range(n, n + each))), "scaling") for n in range(0, SHARDS, each))
+    tasks = (
+        task(run_shards, (run, path, tuple(range(jobs)), tuple(range(n, n + each))), "scaling")
+        for n in range(0, SHARDS, each)
+    )
     for outcome in workers.run(tasks):
         assert outcome.error is None, outcome.error
         assert not any(isinstance(item, Failure) for item in outcome.value), outcome.value

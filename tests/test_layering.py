@@ -118,10 +118,7 @@ def test_imports_go_only_leftwards():
         for path in files()
         if part_of(path) != "__init__"
         for part, module, line in own_imports(path)
-        if part in LEVEL
-        and part != part_of(path)
-        and LEVEL[part] >= LEVEL[part_of(path)]
-        and not _same_row(path, part)
+        if part in LEVEL and part != part_of(path) and LEVEL[part] >= LEVEL[part_of(path)] and not _same_row(path, part)
     ]
     assert not wrong, "\n".join(wrong)
 

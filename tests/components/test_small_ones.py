@@ -13,7 +13,14 @@ from tamis.scorers.repetition import Repetition
 from tamis.steps import Documents
 
 TARGET = Documents(texts=("the cat sat on the mat",))
-ALL = [Length(), Repetition(), Importance(target=TARGET), Overlap(against=(TARGET,)), HashedNgrams(dimensions=8), Exact()]
+ALL = [
+    Length(),
+    Repetition(),
+    Importance(target=TARGET),
+    Overlap(against=(TARGET,)),
+    HashedNgrams(dimensions=8),
+    Exact(),
+]
 
 
 @pytest.mark.parametrize("component", ALL, ids=lambda component: type(component).__name__)
