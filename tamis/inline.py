@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ import pyarrow as pa
 
 from tamis.errors import ContractError
 from tamis.kernels.arrow import one_array
-from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Step
+from tamis.routing import beside_rows, emitted_table, sorted_by
+from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Step, Train
 
 
 def run_inline(
@@ -26,7 +30,7 @@ def run_inline(
 
     documents : with `text`, and `doc_id` if the component reads it; a made `doc_id` is the row's number.
     beside : documents for the sets that the component names by path; those with `texts` bring their own.
-    Raises ContractError for a component that trains models: that needs a run.
+    Raises ContractError for a component that uses the results of other stages: that needs a run.
     """
     interpreter = _Inline(_with_ids(documents), dict(beside or {}), batch_rows)
     return interpreter.run(component, Pool(name, seed if component.seeded else 0))
@@ -43,6 +47,7 @@ class _Inline:
     def __init__(self, documents: pa.Table, beside: dict[Documents, pa.Table], batch_rows: int) -> None:
         self._documents, self._beside, self._batch_rows = documents, beside, batch_rows
         self._decided: dict[str, pa.Table] = {}
+        self._folders: list[TemporaryDirectory[str]] = []  # of trained models, as long as this lives
 
     def run(self, component: Component, pool: Pool) -> pa.Table:
         program = component.steps(pool)
@@ -60,15 +65,18 @@ class _Inline:
         batches = table.combine_chunks().to_batches(self._batch_rows)
         return [Batch(batch) for batch in batches or [pa.RecordBatch.from_pylist([], table.schema)]]
 
+    def batches(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
+        """The documents, or others, with these columns or all."""
+        for batch in self._batches(self._documents if over is None else self._opened(over)):
+            yield Batch(batch.table.select(list(columns))) if columns else batch
+
     def _joined(self, joins: Decisions | None) -> list[Batch]:
         if joins is None:
             return self._batches(self._documents)
-        decided = self._decided[joins.key]
-        place = np.full(self._documents.num_rows, -1, np.int64)
-        place[decided.column("row").to_numpy().astype(np.int64)] = np.arange(decided.num_rows)
         table = self._documents
+        decided = beside_rows(self._decided[joins.key], joins, 0, table.num_rows)
         for column in joins.returns:
-            table = table.append_column(column, decided.column(column).take(pa.array(place, mask=place < 0)))
+            table = table.append_column(column, decided.column(column))
         return self._batches(table)
 
     def _result(self, step: Step) -> Any:
@@ -76,10 +84,14 @@ class _Inline:
             return self._fold(step)
         if isinstance(step, Exchange):
             return self._exchange(step)
-        raise ContractError(
-            f"inline: expected a component of maps, folds and exchanges, got a {type(step).__name__} step; "
-            "use a run for it"
-        )
+        if isinstance(step, Train):
+            return self._train(step)
+        raise ContractError(f"inline: expected a component that needs no other stage, got {step}; use a run for it")
+
+    def _train(self, step: Train) -> dict[str, Any]:
+        self._folders.append(TemporaryDirectory(prefix="tamis-"))
+        folder = Path(self._folders[-1].name)
+        return {**step.train(_Bench(folder, self)), "folder": str(folder)}
 
     def _fold(self, step: Fold) -> dict[str, Any]:
         batches = self._joined(step.joins) if step.over is None else self._batches(self._opened(step.over))
@@ -110,10 +122,10 @@ class _Inline:
         return _with_ids(pa.concat_tables(tables))
 
     def _exchange(self, step: Exchange) -> Decisions:
-        sent = [pa.table({**step.emit(batch), "row": batch["row"]}) for batch in self._batches(self._documents)]
+        sent = pa.concat_tables(emitted_table(step.emit(batch), batch["row"], "inline") for batch in self._joined(step.joins))
         key = str(len(self._decided))
-        self._decided[key] = step.decide(pa.concat_tables(sent).combine_chunks())
-        return Decisions(key, step.returns)
+        self._decided[key] = sorted_by(step.decide(sorted_by(sent, "key")), "row")
+        return Decisions(key, step.returns, step.many)
 
     def _map(self, step: Map | Any) -> pa.Table:
         if not isinstance(step, Map):
@@ -127,6 +139,20 @@ class _Inline:
                 for name, kind in step.writes.items()
             }
         )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The workshop of a Train step."""
+
+    folder: Path
+    inline: _Inline
+
+    def documents(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
+        yield from self.inline.batches(over, columns)
+
+    def report(self, done: float, line: str) -> None:
+        """Nobody watches."""
 
 
 def score(

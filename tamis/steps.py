@@ -137,12 +137,14 @@ class Map:
     reads : column names the batch will hold. writes : column name → Arrow type.
     apply : batch → {column: array of n values}; a null or NaN is a missing value.
     joins : decisions of an exchange; their columns join the batch, null where nothing was decided.
+    findings : what the program found out about the whole corpus; written when the map is done.
     """
 
     reads: Sequence[str]
     writes: Mapping[str, pa.DataType]
     apply: Callable[[Batch], Columns]
     joins: Decisions | None = None
+    findings: Publish | None = None
 
 
 @dataclass(frozen=True)
@@ -166,24 +168,34 @@ class Fold:
 class Exchange:
     """Rows grouped by a key across shards; decisions travel back to the rows.
 
-    emit : batch → {"key": uint64, (n), and payload columns}; rows with equal `key` meet in one table.
-    decide : table with the payload and `row` (uint64), all rows of a range of keys, → table with `row` and the
-    `returns` columns, for those rows about which there is something to say. It must not depend on which other
-    keys are in the table, nor on the order of its rows.
+    emit : batch → {"key": uint64, (m), and payload columns}, one entry per document unless a column `row` (uint64, (m))
+    says whose each is; rows with equal `key` meet in one table.
+    decide : table with the payload, `key` and `row`, all rows of a range of keys sorted by `key`, → table with `row`
+    and the `returns` columns, for those rows about which there is something to say. It must not depend on which
+    other keys are in the table, nor on the order of rows of one key.
+    many : whether a row may get several decisions; then the columns that join a batch are lists of them.
     """
 
     reads: Sequence[str]
     emit: Callable[[Batch], Columns]
     decide: Callable[[pa.Table], pa.Table]
     returns: Mapping[str, pa.DataType]
+    joins: Decisions | None = None
+    many: bool = False
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The result of an exchange: a handle that a later Map or Fold names in `joins`."""
+    """The result of an exchange: a handle that a later step names in `joins`."""
 
     key: str
     returns: Mapping[str, pa.DataType]
+    many: bool = False
+
+    @property
+    def joined(self) -> pa.Schema:
+        """The columns that join a batch."""
+        return pa.schema([(name, pa.list_(kind) if self.many else kind) for name, kind in self.returns.items()])
 
 
 class Workshop(Protocol):
@@ -221,14 +233,16 @@ class Train:
 
 @dataclass(frozen=True)
 class Publish:
-    """A JSON document about the whole run, written to RUN/<file>: what a program returns instead of a map.
+    """A JSON document about the whole run, written to RUN/<file>: what a program returns instead of, or with, a map.
 
     lines : what the user should read of it on the terminal.
+    problem : if given, the run stops with this message once the document is written.
     """
 
     file: str
     content: Mapping[str, Any]
     lines: Sequence[str] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ ORDER = (
     ("errors",),
     ("kernels",),
     ("seeds",),
-    ("corpus", "expressions", "ingest", "steps"),
+    ("corpus", "expressions", "ingest", "steps", "routing"),
     ("models", "sample"),
     ("embedders", "dedup", "scorers", "selectors"),
     ("families",),

@@ -1,4 +1,4 @@
-"""What a deduplicator is: it finds clusters of documents, of which one stays."""
+"""What a deduplicator is: it finds clusters of documents, of which one stays, or passages that stay elsewhere."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tamis import seeds
 from tamis.kernels.arrow import Int64
 from tamis.steps import Batch, Columns, Component, Decisions, Map, Pool
 
+SPANS = pa.list_(pa.struct([("start", pa.uint32()), ("end", pa.uint32())]))  # UTF-8 bytes [start, end) of the text
 DECISION = (("duplicate", pa.bool_()), ("cluster", pa.uint64()), ("kept_by", pa.string()), ("size", pa.uint32()))
 
 
@@ -54,6 +55,24 @@ class Deduplicator(Component):
     def decided(self, pool: Pool, decisions: Decisions) -> Map:
         """The last step: decisions about clusters become columns; the rest is nobody's duplicate."""
         return Map((), self.columns(pool.name), partial(_filled, pool.name), joins=decisions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanDeduplicator(Component):
+    """Parent of those that find passages rather than documents. Four columns, with the deduplicator's name before them:
+
+    spans : passages of the text that stay elsewhere, as bytes [start, end) of its UTF-8, sorted and apart; `tamis export`
+    leaves them out. bytes : how many bytes they cover. duplicate : whether the whole document should go.
+    kept_by : doc_id of the document that keeps the longest of the spans, null without any.
+    """
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("doc_id", "text")
+
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        kinds = {"spans": SPANS, "bytes": pa.uint32(), "duplicate": pa.bool_(), "kept_by": pa.string()}
+        return {f"{name}_{suffix}": kind for suffix, kind in kinds.items()}
 
 
 def _filled(name: str, batch: Batch) -> Columns:
