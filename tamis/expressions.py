@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from tamis.errors import SpecError
+from tamis.kernels.arrow import widened
 
 _REFUSED_CLASSES = {
     "SUBQUERY": "a subquery",
@@ -189,11 +190,21 @@ def evaluate(texts: Sequence[str], table: pa.Table | pa.RecordBatch) -> list[pa.
         table = pa.Table.from_batches([table])
     connection = _connection()
     needed = {column for text in texts for column in Expression(text).columns}
+    table = _without_halves(table, needed)
     columns = ", ".join(_nan_is_null(field) for field in table.schema if field.name in needed) or "1"
     chosen = ", ".join(f"TRY(\n{text}\n) AS e{i}" for i, text in enumerate(texts))
     relation = connection.from_arrow(table)  # a relation by value: no name for a query to reach
     result = relation.project(columns).project(chosen).to_arrow_table()
     return [result.column(i).combine_chunks() for i in range(len(texts))]
+
+
+def _without_halves(table: pa.Table, needed: Collection[str]) -> pa.Table:
+    """The table with half floats widened where they are needed, and put away where they are not."""
+    for i, field in enumerate(table.schema):
+        if (kind := widened(field.type)) != field.type:
+            column = table.column(i).cast(kind) if field.name in needed else pa.nulls(table.num_rows)
+            table = table.set_column(i, field.name, column)
+    return table
 
 
 def _nan_is_null(field: pa.Field) -> str:

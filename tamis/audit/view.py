@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from tamis.kernels.arrow import widened
+
 SETTINGS = (
     "SET python_enable_replacements = false",
     "SET autoinstall_known_extensions = false",
@@ -44,7 +46,7 @@ class Documents(ds.Dataset):  # type: ignore[misc]
 
     @property
     def schema(self) -> pa.Schema:
-        return self._source.schema
+        return pa.schema([(field.name, widened(field.type)) for field in self._source.schema])
 
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> Scan:  # noqa: A002
         """A scan of these columns. `filter` may use others, which are then read too (by their mention in its text)."""
@@ -69,25 +71,29 @@ class Scan:
     filter: Any
 
     def to_reader(self) -> pa.RecordBatchReader:
-        schema = pa.schema([self.source.schema.field(name) for name in self.wanted])
+        kinds = self.source.schema
+        schema = pa.schema([(name, widened(kinds.field(name).type)) for name in self.wanted])
         return pa.RecordBatchReader.from_batches(schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self.source.batches(self.read):
-            known = nan_is_null(batch)
+            known = as_duckdb_reads(batch)
             if self.filter is None:
                 yield known.select(list(self.wanted))
             else:
                 yield from pa.Table.from_batches([known]).filter(self.filter).select(list(self.wanted)).to_batches()
 
 
-def nan_is_null(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with its missing numbers as nulls: DuckDB ranks NaN above every number."""
-    arrays = [
-        pc.if_else(pc.is_nan(array), None, array) if pa.types.is_floating(array.type) else array
-        for array in batch.columns
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+def as_duckdb_reads(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with missing numbers as nulls, for DuckDB ranks NaN above every number, and half floats widened."""
+    arrays = [_as_duckdb_reads(array) for array in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _as_duckdb_reads(array: pa.Array) -> pa.Array:
+    kind = widened(array.type)
+    array = array if array.type == kind else array.cast(kind)
+    return pc.if_else(pc.is_nan(array), None, array) if pa.types.is_floating(kind) else array
 
 
 def connected(views: Mapping[str, Source]) -> duckdb.DuckDBPyConnection:

@@ -6,15 +6,18 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from tamis.kernels.arrow import Float32, half_vectors
 from tamis.steps import Batch, Columns, Component, Map, Pool, Steps
 
 
 class Embedder(Component):
-    """Parent of the embedders. The one column has the embedding's name and holds float32 vectors."""
+    """Parent of the embedders. The one column has the embedding's name and holds half floats.
+
+    Vectors are computed and brought to length one in float32, then rounded to float16: one part in 2,048 of each
+    number. A document without words is the zero vector.
+    """
 
     @property
     @abstractmethod
@@ -22,16 +25,15 @@ class Embedder(Component):
         """The length of every vector."""
 
     @abstractmethod
-    def embed(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """One vector per document: float32, (n, width)."""
+    def embed(self, batch: Batch) -> Float32:
+        """One vector per document, of length one or zero: float32, (n, width)."""
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
-        return {name: pa.list_(pa.float32(), self.width)}
+        return {name: pa.list_(pa.float16(), self.width)}
 
     def steps(self, pool: Pool) -> Steps:
         yield from ()
         return Map(self.reads, self.columns(pool.name), partial(self._write, pool.name))
 
     def _write(self, name: str, batch: Batch) -> Columns:
-        vectors = np.ascontiguousarray(self.embed(batch), np.float32)
-        return {name: pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.width)}
+        return {name: half_vectors(self.embed(batch))}

@@ -1,13 +1,12 @@
 """Vectors of hashed word n-grams: no model, no download, the speed of reading."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from tamis.embedders.base import Embedder
+from tamis.kernels.arrow import Float32
 from tamis.kernels.ngrams import hashed_vectors
 from tamis.steps import Batch
 
@@ -21,6 +20,8 @@ class HashedNgrams(Embedder):
     Source: Weinberger et al. 2009, Feature hashing for large scale multitask learning.
     """
 
+    version: ClassVar[int] = 2
+
     dimensions: Annotated[int, Field(gt=0, le=65536)] = 256
     ngrams: Annotated[int, Field(ge=1, le=2)] = 2
 
@@ -28,5 +29,5 @@ class HashedNgrams(Embedder):
     def width(self) -> int:
         return self.dimensions
 
-    def embed(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def embed(self, batch: Batch) -> Float32:
         return hashed_vectors(batch.tokens, self.ngrams, self.dimensions)

@@ -9,6 +9,7 @@ import pyarrow as pa
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
 
 NO_BYTES: UInt8 = np.frombuffer(b"", np.uint8)  # read-only like all text: one compiled kernel serves all
 
@@ -65,3 +66,35 @@ def _offset_type(kind: pa.DataType) -> type[np.signedinteger]:
 def strings_of(offsets: Int64, data: UInt8) -> pa.LargeStringArray:
     """An Arrow column of the strings `data[offsets[i]:offsets[i + 1]]`, without a copy (64-bit offsets)."""
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def vectors_of(array: pa.Array | pa.ChunkedArray) -> Float32:
+    """The vectors of a fixed size list column of floats: float32, (n, d); a null vector is a row of NaN.
+
+    A vector is null where its document was left out or set aside. Half floats are widened, float32 is not copied.
+    Raises TypeError for any other Arrow type.
+    """
+    array = one_array(array)
+    if not (pa.types.is_fixed_size_list(array.type) and pa.types.is_floating(array.type.value_type)):
+        raise TypeError(f"vectors_of: expected a fixed size list of floats, got {array.type}; cast it first")
+    width = array.type.list_size
+    flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
+    vectors: Float32 = flat.astype(np.float32, copy=False).reshape(len(array), width)
+    if not array.null_count:
+        return vectors
+    return np.where(array.is_null().to_numpy(zero_copy_only=False)[:, None], np.float32(np.nan), vectors)
+
+
+def half_vectors(vectors: Float32) -> pa.FixedSizeListArray:
+    """Vectors as they lie in a layer: a fixed size list of d half floats each. vectors : float32, (n, d)."""
+    rounded = np.ascontiguousarray(vectors, np.float16)
+    return pa.FixedSizeListArray.from_arrays(pa.array(rounded.ravel()), rounded.shape[1])
+
+
+def widened(kind: pa.DataType) -> pa.DataType:
+    """The type with float32 in the place of half floats, in lists too: DuckDB knows no half floats."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) or widened(kind.value_type) == kind.value_type:
+        return kind
+    return pa.list_(widened(kind.value_type), kind.list_size if pa.types.is_fixed_size_list(kind) else -1)

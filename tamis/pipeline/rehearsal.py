@@ -133,7 +133,7 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
         (name, kind, each.label) for each in spec.programs for name, kind in each.build().columns(each.name).items()
     ]
     width = 2 + max((len(name) for name, _, _ in columns), default=0)
-    lines += [f"  {name:<{width}}{kind!s:<34}{label}" for name, kind, label in columns]
+    lines += [f"  {name:<{width}}{kind!s:<38}{label}" for name, kind, label in columns]
     lines += ["", "passes"]
     total = 0.0
     for number, (label, kind, cost) in enumerate(driver.told, 1):
