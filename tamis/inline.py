@@ -122,7 +122,9 @@ class _Inline:
         return _with_ids(pa.concat_tables(tables))
 
     def _exchange(self, step: Exchange) -> Decisions:
-        sent = pa.concat_tables(emitted_table(step.emit(batch), batch["row"], "inline") for batch in self._joined(step.joins))
+        sent = pa.concat_tables(
+            emitted_table(step.emit(batch), batch["row"], "inline") for batch in self._joined(step.joins)
+        )
         key = str(len(self._decided))
         self._decided[key] = sorted_by(step.decide(sorted_by(sent, "key")), "row")
         return Decisions(key, step.returns, step.many)

@@ -52,5 +52,3 @@ def beside_rows(decided: pa.Table, joins: Decisions, first_row: int, rows: int) 
         for name, kind in joins.returns.items()
     ]
     return pa.table(columns, schema=joins.joined)
-
-

@@ -11,7 +11,7 @@ from tamis.corpus import Shard, layer_file, read_layer, row_numbers
 from tamis.pipeline.exchange import decisions_for
 from tamis.pipeline.quarantine import quarantined_rows
 from tamis.pipeline.work import QUARANTINE, Work
-from tamis.steps import Fold, Map, Step
+from tamis.steps import Decisions, Exchange, Fold, Map, Step
 
 
 class Beside:
@@ -35,8 +35,7 @@ class Beside:
         self._decisions: dict[str, pa.Table] = {}
         for work in works:
             if work.joins:
-                returns = _joined_schema(work.step(run))
-                self._decisions[work.joins] = decisions_for(run, work.joins, returns, shard.number, shard.rows)
+                self._decisions[work.joins] = decisions_for(run, _joined(work.step(run)), shard.number, shard.rows)
 
     def join(self, batch: pa.RecordBatch, position: int) -> pa.RecordBatch:
         part = self._layers.slice(position, batch.num_rows)
@@ -46,10 +45,10 @@ class Beside:
         return _with_columns(batch, self._decisions[folder].slice(position, batch.num_rows))
 
 
-def _joined_schema(step: Step | Map) -> pa.Schema:
-    assert isinstance(step, (Map, Fold))
+def _joined(step: Step | Map) -> Decisions:
+    assert isinstance(step, (Map, Fold, Exchange))
     assert step.joins is not None
-    return pa.schema(list(step.joins.returns.items()))
+    return step.joins
 
 
 def _with_columns(batch: pa.RecordBatch, table: pa.Table) -> pa.RecordBatch:

@@ -1,12 +1,14 @@
 """Rows that travel to the rows with the same key, and decisions that travel back.
 
 Each shard writes its rows once, sorted by key, as an uncompressed Arrow file; a partition is a range of keys, so
-its slice of any shard is found by binary search in the memory-mapped key column. Each partition's task writes its
-decisions sorted by `row`; a shard's slice of any partition is found in the same way.
+its slice of any file is found by binary search in the memory-mapped key column. Each partition's task writes its
+decisions sorted by `row`; a shard's slice of any file is found in the same way. Where there are many files, groups of
+them are bundled into one before they are read from, so that a task opens 1/64 of them.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +16,30 @@ import pyarrow as pa
 
 from tamis.corpus import SHARD_BITS, publish
 from tamis.errors import ContractError
-from tamis.kernels.arrow import one_array
-from tamis.pipeline.layout import decided_file
-from tamis.steps import Columns, Exchange
+from tamis.routing import beside_rows, sorted_by
+from tamis.steps import Decisions, Exchange
 
-PARTITION_ROWS = 4_000_000  # rows that one decide task holds in memory, on average
-
-
-def partitions_for(rows: int) -> int:
-    return max(1, -(-rows // PARTITION_ROWS))
+RETURNED = "returned.json"  # in a folder of decisions: the files to read them from
+PARTITION_BYTES = 128 << 20  # that one decide task holds in memory, on average
 
 
-def emitted_table(columns: Columns, rows: pa.Array, label: str) -> pa.Table:
-    """What an exchange sends out for one batch, with `row`, checked."""
-    if "key" not in columns:
-        raise ContractError(f"{label}: emit() promised a column 'key' (uint64), returned {sorted(columns)}")
-    arrays = {name: one_array(values) for name, values in columns.items()}
-    wrong = {name: len(array) for name, array in arrays.items() if len(array) != len(rows)}
-    if wrong:
-        raise ContractError(f"{label}: emit() promised {len(rows)} values per column, returned {wrong}")
-    return pa.table({**arrays, "row": rows, "key": arrays["key"].cast(pa.uint64())})
+def partitions_for(size: int) -> int:
+    """How many ranges of keys so many emitted bytes are decided in."""
+    return max(1, -(-size // PARTITION_BYTES))
 
 
 def write_sorted(path: Path, table: pa.Table, by: str) -> tuple[int, str]:
     """One Arrow file of one record batch, sorted by a uint64 column."""
-    order = np.argsort(table.column(by).to_numpy(), kind="stable")
-    batch = table.take(pa.array(order)).combine_chunks()
+    table = sorted_by(table, by)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_table(batch)
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
     return publish(path, sink.getvalue())
+
+
+def bundle(files: list[Path], target: Path, by: str) -> tuple[int, str]:
+    """Several files sorted by a column as one."""
+    return write_sorted(target, pa.concat_tables(_mapped(file) for file in files), by)
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -69,7 +65,7 @@ def decide_partition(
     """Decides about all rows whose key is in one range of keys: (decisions, bytes, digest)."""
     start, stop = (partition << 64) // partitions, ((partition + 1) << 64) // partitions
     slices = [_copied(_slice(_mapped(file), "key", start, stop)) for file in files]
-    decided = exchange.decide(pa.concat_tables(slices).combine_chunks())
+    decided = exchange.decide(sorted_by(pa.concat_tables(slices), "key"))
     expected = {"row": pa.uint64(), **exchange.returns}
     if set(decided.schema.names) != set(expected):
         raise ContractError(
@@ -79,16 +75,14 @@ def decide_partition(
     return table.num_rows, *write_sorted(target, table, "row")
 
 
-def decisions_for(run: Path, folder: str, returns: pa.Schema, shard_number: int, rows: int) -> pa.Table:
+def decisions_for(run: Path, joins: Decisions, shard_number: int, rows: int) -> pa.Table:
     """The decisions about one shard's documents: `rows` rows in shard order, null where nothing was decided."""
     start, stop = shard_number << SHARD_BITS, (shard_number + 1) << SHARD_BITS
-    files = sorted((run / folder).glob(Path(decided_file("", 0)).name.replace("00000", "*")))
-    tables = [_slice(_mapped(file), "row", start, stop) for file in files]
-    known = pa.concat_tables(tables) if tables else None
-    place = np.full(rows, -1, np.int64)
-    if known is not None and known.num_rows:
-        place[known.column("row").to_numpy() - np.uint64(start)] = np.arange(known.num_rows)
-    indices = pa.array(place, mask=place < 0)
-    if known is None:
-        return pa.table({field.name: pa.nulls(rows, field.type) for field in returns})
-    return known.select(returns.names).take(indices)
+    tables = [_slice(_mapped(file), "row", start, stop) for file in returned_files(run / joins.key)]
+    decided = sorted_by(pa.concat_tables(tables), "row")
+    return beside_rows(decided, joins, start, rows)
+
+
+def returned_files(folder: Path) -> list[Path]:
+    """The files that hold an exchange's decisions, in order of keys."""
+    return [folder / name for name in json.loads((folder / RETURNED).read_text(encoding="utf-8"))]

@@ -9,9 +9,9 @@ from typing import Any
 
 from tamis.corpus import Shard, layer_file, publish
 from tamis.errors import RunFailedError
-from tamis.pipeline.exchange import partitions_for
+from tamis.pipeline.exchange import RETURNED, partitions_for
 from tamis.pipeline.folds import GROUP_SHARDS
-from tamis.pipeline.gather import decide_files, merge_summaries
+from tamis.pipeline.gather import bundle_files, decide_files, merge_summaries
 from tamis.pipeline.layout import CorpusRef, beside_file, decided_file, emitted_file, summary_file
 from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.passes import run_shards
@@ -142,8 +142,7 @@ class Executor:
 
     def _merge(self, spec: str, folder: str, files: Sequence[str], targets: Sequence[str]) -> list[tuple[int, str]]:
         """One level of the tree: each target from a group of files; their sizes and digests."""
-        listing = f"{folder}/files-{digest_of(files)[:8]}.json"
-        publish(self.run / listing, json.dumps(files).encode())
+        listing = self._listed(folder, files)
         tasks = (
             Task(merge_summaries, (str(self.run), spec, listing, i * GROUP_SHARDS, target), "merge")
             for i, target in enumerate(targets)
@@ -153,27 +152,54 @@ class Executor:
     def decided(self, work: Work, shards: Sequence[Shard]) -> Ref:
         """Decisions about all keys of an exchange: one task per range of keys."""
         inputs = inputs_digest(shards)
-        partitions = partitions_for(sum(shard.rows for shard in shards))
+        receipts = [self._ledger.get(work.key, str(shard.number)) for shard in shards]
+        partitions = partitions_for(sum(receipt.bytes for receipt in receipts if receipt))
         folder = f"{work.folder}/decided-{inputs[:8]}"
-        units = {partition: f"decided-{partition}/{partitions}" for partition in range(partitions)}
-        missing = [p for p, unit in units.items() if not self._is_done(work.key, unit, inputs, decided_file(folder, p))]
+        files = [decided_file(folder, partition) for partition in range(partitions)]
+        units = [f"decided-{partition}/{partitions}" for partition in range(partitions)]
+        missing = [p for p in range(partitions) if not self._is_done(work.key, units[p], inputs, files[p])]
         if missing:
             spec = PassSpec(self._pool, (work,)).save(self.run)
-            listing = f"{folder}/inputs.json"
-            publish(
-                self.run / listing, json.dumps([emitted_file(work.folder, shard.number) for shard in shards]).encode()
-            )
+            emitted = [emitted_file(work.folder, shard.number) for shard in shards]
+            listing = self._listed(folder, self._bundled(work, folder, emitted, "key", inputs))
+            label = f"decide {work.program.name}"
             tasks = (
-                Task(
-                    decide_files,
-                    (str(self.run), spec, listing, partition, partitions, inputs),
-                    f"decide {work.program.name}",
-                )
+                Task(decide_files, (str(self.run), spec, listing, partition, partitions, inputs), label)
                 for partition in missing
             )
             for outcome in self._workers.run(tasks):
                 self._ledger.record(self._expect(outcome))
+        returned = self._bundled(work, folder, files, "row", inputs)
+        names = json.dumps([Path(file).name for file in returned])
+        publish(self.run / folder / RETURNED, names.encode())
         return Ref("exchange", folder, digest_of(work.key, inputs))
+
+    def _bundled(self, work: Work, folder: str, files: Sequence[str], by: str, inputs: str) -> Sequence[str]:
+        """Files sorted by a column, fewer and larger where they are many."""
+        if len(files) <= GROUP_SHARDS:
+            return files
+        targets = [f"{folder}/by-{by}-{group:05d}.arrow" for group in range(-(-len(files) // GROUP_SHARDS))]
+        units = [f"by-{by}-{group}/{len(files)}" for group in range(len(targets))]
+        missing = [i for i, unit in enumerate(units) if not self._is_done(work.key, unit, inputs, targets[i])]
+        listing = self._listed(folder, files)
+        tasks = (
+            Task(bundle_files, (str(self.run), listing, i * GROUP_SHARDS, targets[i], by), f"bundle {i}")
+            for i in missing
+        )
+        group_of = {f"bundle {i}": units[i] for i in missing}
+        for outcome in self._workers.run(tasks):
+            size, digest = self._expect(outcome)
+            unit = group_of[outcome.task.label]
+            self._ledger.record(
+                Receipt(work.key, unit, inputs, 0, 0, 0, size, digest, 0.0, "", f"{work.label}: {unit}")
+            )
+        return targets
+
+    def _listed(self, folder: str, files: Sequence[str]) -> str:
+        """A list of files for tasks to look up: a task stays small however many there are."""
+        listing = f"{folder}/files-{digest_of(files)[:8]}.json"
+        publish(self.run / listing, json.dumps(list(files)).encode())
+        return listing
 
     def train(self, work: Trains, shards: Sequence[Shard]) -> Iterator[tuple[Job, Ref]]:
         """The models of Train steps, as they get ready. Raises RunFailedError naming the steps that failed."""

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from tamis.pipeline.exchange import decide_partition
+from tamis.pipeline.exchange import bundle, decide_partition
 from tamis.pipeline.folds import GROUP_SHARDS, merge_files
 from tamis.pipeline.layout import decided_file
 from tamis.pipeline.work import Receipt, load_pass, worker_name
@@ -21,6 +21,13 @@ def merge_summaries(run: str, pass_path: str, listing: str, start: int, target: 
     step = work.step(root)
     assert isinstance(step, Fold)
     return merge_files(step, [root / file for file in files], root / target)
+
+
+def bundle_files(run: str, listing: str, start: int, target: str, by: str) -> tuple[int, str]:
+    """One task: a group of the listed files of an exchange as one file, sorted by a column; its size and digest."""
+    root = Path(run)
+    files = json.loads((root / listing).read_text(encoding="utf-8"))[start : start + GROUP_SHARDS]
+    return bundle([root / file for file in files], root / target, by)
 
 
 def decide_files(run: str, pass_path: str, listing: str, partition: int, partitions: int, inputs: str) -> Receipt:

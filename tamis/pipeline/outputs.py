@@ -17,11 +17,12 @@ from tamis.errors import ContractError, TamisError
 from tamis.expressions import Expression
 from tamis.kernels.arrow import one_array
 from tamis.pipeline.beside import Beside
-from tamis.pipeline.exchange import emitted_table, write_sorted
+from tamis.pipeline.exchange import write_sorted
 from tamis.pipeline.folds import checked_summary, save_summary
 from tamis.pipeline.layout import emitted_file, quarantine_file, summary_file
 from tamis.pipeline.quarantine import write_quarantine
 from tamis.pipeline.work import FAMILIES_THAT_FAIL, Receipt, Work, worker_name
+from tamis.routing import emitted_table
 from tamis.steps import Batch, Columns, Exchange, Fold, Map
 
 SAMPLE_CHARACTERS = 200  # of a document's text in its quarantine entry

@@ -198,7 +198,7 @@ class Plan:
         key = digest_of(stage.key, len(results), index, kind, read, [[ref.digest for ref in refs] for refs in results])
         label = f"{stage.spec.name}-{step.label}" if isinstance(step, Train) else stage.spec.name
         program = stage.spec if over is None else replace(stage.spec, where=None)
-        joins = None if isinstance(step, (Exchange, Train)) or step.joins is None else step.joins.key
+        joins = None if isinstance(step, Train) or step.joins is None else step.joins.key
         return Work(program, results, index, kind, key, output_folder(kind, label, key), inputs, joins)
 
     def _origin(self, column: str, stage: Stage) -> str:

@@ -94,7 +94,7 @@ class Ref:
             return load_summary(run / self.path)
         if self.kind == "exchange":
             assert isinstance(step, Exchange)
-            return Decisions(self.path, step.returns)
+            return Decisions(self.path, step.returns, step.many)
         return {
             **json.loads((run / self.path / "result.json").read_text(encoding="utf-8")),
             "folder": str(run / self.path),

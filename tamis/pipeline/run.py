@@ -14,7 +14,7 @@ from typing import Any
 
 from tamis import __version__
 from tamis.corpus import Fields, publish
-from tamis.errors import ContractError, LedgerError, SpecError, TamisError
+from tamis.errors import ContractError, LedgerError, RunFailedError, SpecError, TamisError
 from tamis.families import documents_in
 from tamis.pipeline.books import arm_books, balance, check_budget
 from tamis.pipeline.columns import check_columns
@@ -102,6 +102,8 @@ class Driver:
                 job.stage.done[job.index] = executor.decided(job.work, work.shards)
             else:
                 self.plan.add_columns(job)
+                if isinstance(job.step, Map) and job.step.findings:
+                    self._publish(job.stage, job.step.findings)
 
     def _advance(self) -> None:
         """Sends results to every program whose steps are all done; concludes those that return no map."""
@@ -114,11 +116,16 @@ class Driver:
             returned = stage.live.position.returned
             if stage.live.position.finished and not isinstance(returned, Map) and not stage.finished:
                 if isinstance(returned, Publish):
-                    text = json.dumps(returned.content, indent=1, sort_keys=True)
-                    publish(self.run / returned.file, text.encode())
-                    for line in returned.lines:
-                        self.progress.line(f"{stage.spec.name}: {line}")
+                    self._publish(stage, returned)
                 stage.finished = True
+
+    def _publish(self, stage: Stage, found: Publish) -> None:
+        """Writes what a program found out. Raises RunFailedError if it found that the run should not go on."""
+        publish(self.run / found.file, json.dumps(found.content, indent=1, sort_keys=True).encode())
+        for line in found.lines:
+            self.progress.line(f"{stage.spec.name}: {line}")
+        if found.problem:
+            raise RunFailedError(f"{stage.spec.label}: {found.problem}")
 
     # ---- opening ----
 
