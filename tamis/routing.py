@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from tamis.errors import ContractError
 from tamis.kernels.arrow import one_array
-from tamis.kernels.radix import radix_order
 from tamis.steps import Columns, Decisions
 
 
@@ -25,18 +24,21 @@ def emitted_table(columns: Columns, rows: pa.Array, label: str) -> pa.Table:
 
 
 def sorted_by(table: pa.Table, column: str) -> pa.Table:
-    """The table in the order of a uint64 column, equal ones as they came, in one piece."""
+    """The table in the order of a uint64 column, in one piece; in which order equal ones come is nobody's business.
+
+    numpy's own sort is several times as fast as a stable one.
+    """
     table = table.combine_chunks()
     keys = table.column(column).to_numpy()
     if len(keys) == 0 or (keys[1:] >= keys[:-1]).all():
         return table
-    return table.take(pa.array(radix_order(np.ascontiguousarray(keys)))).combine_chunks()
+    return table.take(pa.array(np.argsort(keys))).combine_chunks()
 
 
 def beside_rows(decided: pa.Table, joins: Decisions, first_row: int, rows: int) -> pa.Table:
     """Decisions as columns beside the documents `first_row` to `first_row + rows`: null where nothing was decided.
 
-    decided : with `row`, in its order if a row may have several; then the columns are lists.
+    decided : with `row`, in its order if a row may have several; then the columns are lists, in no order of their own.
     """
     about = decided.column("row").to_numpy() - np.uint64(first_row)
     chosen = decided.select(joins.joined.names)

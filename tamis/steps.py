@@ -173,7 +173,7 @@ class Exchange:
     decide : table with the payload, `key` and `row`, all rows of a range of keys sorted by `key`, → table with `row`
     and the `returns` columns, for those rows about which there is something to say. It must not depend on which
     other keys are in the table, nor on the order of rows of one key.
-    many : whether a row may get several decisions; then the columns that join a batch are lists of them.
+    many : whether a row may get several decisions; then the columns that join a batch are lists of them, in no order.
     """
 
     reads: Sequence[str]
