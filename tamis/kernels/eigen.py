@@ -1,0 +1,151 @@
+"""Eigenvectors of a symmetric matrix in plain IEEE arithmetic: the same bits on any machine, for any number of threads.
+
+LAPACK is a few times faster, but its last bits change with the number of threads and the processor, and a score that
+is written for every document must not.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from tamis.kernels.kernel import kernel
+
+Float64 = npt.NDArray[np.float64]
+
+MOST_TURNS = 60  # of the iteration per eigenvalue; two are usual
+
+
+def eigen(matrix: Float64) -> tuple[Float64, Float64]:
+    """(eigenvalues, eigenvectors) of a symmetric matrix, the largest first: float64, (d) and (d, d), vectors in rows.
+
+    matrix : float64, (d, d). Raises ValueError if it holds a number that is not finite.
+    Source: Golub and Van Loan, Matrix Computations, sections 8.3.1 (Householder) and 8.3.3 (implicit shifts).
+    """
+    if not np.isfinite(matrix).all():
+        raise ValueError("eigen: expected a matrix of finite numbers, got one with NaN or infinity")
+    work = np.array(matrix, np.float64, order="C")
+    diagonal, beside, vectors = _tridiagonal(work)
+    if not _diagonalise(diagonal, beside, vectors):
+        raise ValueError(f"eigen: expected to converge within {MOST_TURNS} turns, did not; is the matrix symmetric?")
+    order = np.argsort(-diagonal, kind="stable")
+    return diagonal[order], vectors[order]
+
+
+@kernel
+def _tridiagonal(a: Float64) -> tuple[Float64, Float64, Float64]:
+    """(diagonal, numbers beside it, rotation) with a = rotationᵀ · tridiagonal · rotation; `a` is used up."""
+    d = len(a)
+    beside = np.zeros(d)
+    factors = np.zeros(d)
+    p = np.empty(d)
+    for k in range(d - 2):
+        v = a[k]  # the reflection that clears the row behind its second number; it stays where it was found
+        square = 0.0
+        for j in range(k + 2, d):
+            square += v[j] * v[j]
+        first = v[k + 1]
+        if square == 0.0:
+            beside[k] = first
+            continue
+        length = math.sqrt(first * first + square)
+        beside[k] = -length if first > 0.0 else length
+        v[k + 1] = first - beside[k]
+        factor = 2.0 / (square + v[k + 1] * v[k + 1])
+        factors[k] = factor
+        p[k + 1 :] = 0.0
+        for i in range(k + 1, d):
+            vi = v[i]
+            for j in range(k + 1, d):
+                p[j] += vi * a[i, j]
+        inner = 0.0
+        for j in range(k + 1, d):
+            p[j] *= factor
+            inner += p[j] * v[j]
+        for j in range(k + 1, d):
+            p[j] -= 0.5 * factor * inner * v[j]
+        for i in range(k + 1, d):
+            vi, pi = v[i], p[i]
+            for j in range(k + 1, d):
+                a[i, j] -= vi * p[j] + pi * v[j]
+    if d > 1:
+        beside[d - 2] = a[d - 2, d - 1]
+    diagonal = np.empty(d)
+    for i in range(d):
+        diagonal[i] = a[i, i]
+    return diagonal, beside, _rotation(a, factors)
+
+
+@kernel
+def _rotation(a: Float64, factors: Float64) -> Float64:
+    """The product of the reflections, transposed: its rows turn into eigenvectors."""
+    d = len(a)
+    q = np.eye(d)
+    p = np.empty(d)
+    for k in range(d - 3, -1, -1):
+        factor = factors[k]
+        if factor == 0.0:
+            continue
+        v = a[k]
+        p[k + 1 :] = 0.0
+        for i in range(k + 1, d):  # before k + 1, rows and columns are still those of 1
+            vi = v[i]
+            for j in range(k + 1, d):
+                p[j] += vi * q[i, j]
+        for i in range(k + 1, d):
+            vi = factor * v[i]
+            for j in range(k + 1, d):
+                q[i, j] -= vi * p[j]
+    return np.ascontiguousarray(q.T)
+
+
+@kernel
+def _diagonalise(diagonal: Float64, beside: Float64, vectors: Float64) -> bool:
+    """Turns (diagonal, beside) into eigenvalues and the rows of `vectors` with them; whether it converged."""
+    d = len(diagonal)
+    for low in range(d):
+        for _ in range(MOST_TURNS):
+            high = low
+            while high < d - 1:
+                scale = abs(diagonal[high]) + abs(diagonal[high + 1])
+                if abs(beside[high]) <= 2.0**-53 * scale:
+                    break
+                high += 1
+            if high == low:
+                break
+            _turn(diagonal, beside, vectors, low, high)
+        else:
+            return False
+    return True
+
+
+@kernel
+def _turn(diagonal: Float64, beside: Float64, vectors: Float64, low: int, high: int) -> None:
+    """One implicit step from `high` down to `low`, with the shift of the 2 × 2 block at `low`."""
+    g = (diagonal[low + 1] - diagonal[low]) / (2.0 * beside[low])
+    r = math.sqrt(g * g + 1.0)
+    shift = g + r if g >= 0.0 else g - r
+    g = diagonal[high] - diagonal[low] + beside[low] / shift
+    s, c, p = 1.0, 1.0, 0.0
+    width = vectors.shape[1]
+    for i in range(high - 1, low - 1, -1):
+        f, b = s * beside[i], c * beside[i]
+        r = math.sqrt(f * f + g * g)
+        beside[i + 1] = r
+        if r == 0.0:
+            diagonal[i + 1] -= p
+            beside[high] = 0.0
+            return
+        s, c = f / r, g / r
+        g = diagonal[i + 1] - p
+        r = (diagonal[i] - g) * s + 2.0 * c * b
+        p = s * r
+        diagonal[i + 1] = g + p
+        g = c * r - b
+        for j in range(width):
+            one, other = vectors[i, j], vectors[i + 1, j]
+            vectors[i + 1, j] = s * one + c * other
+            vectors[i, j] = c * one - s * other
+    diagonal[low] -= p
+    beside[low] = g
+    beside[high] = 0.0
