@@ -12,16 +12,24 @@ import pyarrow as pa
 import pytest
 
 from tamis.families import FAMILIES, build, find, names
+from tamis.kernels.arrow import half_vectors, text_of
+from tamis.kernels.ngrams import hashed_vectors
+from tamis.kernels.words import tokenize
 
 TARGET = object()  # stands for a set of documents: texts in memory, or a file in a run
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("embed", "hashed_ngrams"): {"dimensions": 16},
     ("deduplicate", "exact"): {},
+    ("deduplicate", "minhash"): {"ngram": 2, "verify": "exact", "canaries": 0.2, "per": "source", "keep": {"best": "stars"}},
+    ("deduplicate", "paragraph"): {"min_words": 5},
+    ("deduplicate", "semantic"): {"epsilon": 0.1},
     ("score", "importance"): {"target": TARGET, "buckets": 256},
     ("score", "length"): {},
     ("score", "overlap"): {"against": TARGET, "ngram_words": 4},
+    ("score", "prototypes"): {"clusters": 8},
     ("score", "repetition"): {},
+    ("score", "vendi"): {},
     ("select", "sample"): {"score": "stars", "budget_documents": 50},
     ("select", "top"): {"score": "stars", "where": "source = 'web' or stars > 2", "budget_tokens": 5000},
 }
@@ -81,6 +89,7 @@ def usable(documents: pa.Table) -> pa.Table:
         table.append_column("n_bytes", pa.array(size.astype(np.uint64)))
         .append_column("n_tokens", pa.array((size // 4 + 1).astype(np.uint32)))
         .append_column("quarantined", pa.array(np.zeros(len(size), bool)))
+        .append_column("vector", half_vectors(hashed_vectors(tokenize(text_of(table["text"])), 2, 16)))
         .combine_chunks()
     )
 

@@ -136,8 +136,9 @@ def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, docum
     name = {"select": f"by_{case.name}", "embed": "vector"}.get(case.verb, case.name)
     columns = list(component.columns(name))
     facts = documents.rename_columns(["doc_id", "text", "source", "stars"]).sort_by("doc_id")
-    layers = ran.table(["n_bytes", "n_tokens", *columns])
-    for column in ("n_bytes", "n_tokens"):
+    read = ("n_bytes", "n_tokens", "vector")
+    layers = ran.table(list(dict.fromkeys([*read, *columns])))
+    for column in read:
         facts = facts.append_column(column, layers[column])
     facts = facts.append_column("quarantined", pc.is_null(facts["text"]))
     has_text = facts["text"].is_valid()
