@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tamis.errors import ContractError
 from tamis.kernels.arrow import one_array
 from tamis.routing import beside_rows, emitted_table, sorted_by
-from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Step, Train
+from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Publish, Step, Train
 
 
 def run_inline(
@@ -32,20 +33,28 @@ def run_inline(
     beside : documents for the sets that the component names by path; those with `texts` bring their own.
     Raises ContractError for a component that uses the results of other stages: that needs a run.
     """
-    interpreter = _Inline(_with_ids(documents), dict(beside or {}), batch_rows)
+    interpreter = Inline(documents, dict(beside or {}), batch_rows)
     return interpreter.run(component, Pool(name, seed if component.seeded else 0))
 
 
-def _with_ids(documents: pa.Table) -> pa.Table:
-    rows = documents.num_rows
-    if "doc_id" not in documents.schema.names:
-        documents = documents.append_column("doc_id", pa.array([str(i) for i in range(rows)], pa.string()))
+def _complete(documents: pa.Table) -> pa.Table:
+    """The documents with all columns that a run would have made."""
+    rows, size = documents.num_rows, pa.nulls(documents.num_rows, pa.uint64())
+    if "text" in documents.schema.names:
+        size = pc.binary_length(documents["text"]).cast(pa.uint64())
+    ids = pa.array(np.arange(rows)).cast(pa.string())
+    for name, values in (("doc_id", ids), ("source", pa.nulls(rows, pa.string())), ("n_bytes", size)):
+        if name not in documents.schema.names:
+            documents = documents.append_column(name, values)
     return documents.append_column("row", pa.array(np.arange(rows, dtype=np.uint64)))
 
 
-class _Inline:
+class Inline:
+    """Plays a program over documents in memory; `findings` is what it published beside its columns."""
+
     def __init__(self, documents: pa.Table, beside: dict[Documents, pa.Table], batch_rows: int) -> None:
-        self._documents, self._beside, self._batch_rows = documents, beside, batch_rows
+        self._documents, self._beside, self._batch_rows = _complete(documents), beside, batch_rows
+        self.findings: Publish | None = None
         self._decided: dict[str, pa.Table] = {}
         self._folders: list[TemporaryDirectory[str]] = []  # of trained models, as long as this lives
 
@@ -61,23 +70,23 @@ class _Inline:
             values = [self._result(step) for step in (yielded if together else [yielded])]
             value = values if together else values[0]
 
-    def _batches(self, table: pa.Table) -> list[Batch]:
+    def batched(self, table: pa.Table) -> list[Batch]:
         batches = table.combine_chunks().to_batches(self._batch_rows)
         return [Batch(batch) for batch in batches or [pa.RecordBatch.from_pylist([], table.schema)]]
 
     def batches(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
         """The documents, or others, with these columns or all."""
-        for batch in self._batches(self._documents if over is None else self._opened(over)):
+        for batch in self.batched(self._documents if over is None else self._opened(over)):
             yield Batch(batch.table.select(list(columns))) if columns else batch
 
     def _joined(self, joins: Decisions | None) -> list[Batch]:
         if joins is None:
-            return self._batches(self._documents)
+            return self.batched(self._documents)
         table = self._documents
         decided = beside_rows(self._decided[joins.key], joins, 0, table.num_rows)
         for column in joins.returns:
             table = table.append_column(column, decided.column(column))
-        return self._batches(table)
+        return self.batched(table)
 
     def _result(self, step: Step) -> Any:
         if isinstance(step, Fold):
@@ -94,7 +103,7 @@ class _Inline:
         return {**step.train(_Bench(folder, self)), "folder": str(folder)}
 
     def _fold(self, step: Fold) -> dict[str, Any]:
-        batches = self._joined(step.joins) if step.over is None else self._batches(self._opened(step.over))
+        batches = self._joined(step.joins) if step.over is None else self.batched(self._opened(step.over))
         merged = step.summarize(batches[0])
         for batch in batches[1:]:
             merged = step.merge(merged, step.summarize(batch))
@@ -102,9 +111,9 @@ class _Inline:
 
     def _opened(self, documents: Documents) -> pa.Table:
         if documents in self._beside:
-            return _with_ids(self._beside[documents])
+            return _complete(self._beside[documents])
         if documents.texts or not documents.paths:
-            return _with_ids(pa.table({"text": pa.array(documents.texts, pa.large_string())}))
+            return _complete(pa.table({"text": pa.array(documents.texts, pa.large_string())}))
         from tamis.corpus import Fields, read_batches, survey
         from tamis.ingest import expand
 
@@ -119,21 +128,26 @@ class _Inline:
                     pa.Table.from_batches([batch.filter(usable)])
                     for batch, usable in read_batches(shard, fields, ("doc_id", "text"))
                 ]
-        return _with_ids(pa.concat_tables(tables))
+        return _complete(pa.concat_tables(tables))
 
     def _exchange(self, step: Exchange) -> Decisions:
         sent = pa.concat_tables(
             emitted_table(step.emit(batch), batch["row"], "inline") for batch in self._joined(step.joins)
         )
         key = str(len(self._decided))
-        self._decided[key] = sorted_by(step.decide(sorted_by(sent, "key")), "row")
+        self._decided[key] = sorted_by(self.decided(step, sorted_by(sent, "key")), "row")
         return Decisions(key, step.returns, step.many)
+
+    def decided(self, step: Exchange, sent: pa.Table) -> pa.Table:
+        """The decisions about rows sorted by key."""
+        return step.decide(sent).select(["row", *step.returns])
 
     def _map(self, step: Map | Any) -> pa.Table:
         if not isinstance(step, Map):
             raise ContractError(
                 f"inline: expected a component that writes columns, got one that returns {type(step).__name__}"
             )
+        self.findings = step.findings
         parts = [step.apply(batch) for batch in self._joined(step.joins)]
         return pa.table(
             {
@@ -148,7 +162,7 @@ class _Bench:
     """The workshop of a Train step."""
 
     folder: Path
-    inline: _Inline
+    inline: Inline
 
     def documents(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
         yield from self.inline.batches(over, columns)

@@ -269,6 +269,10 @@ class Component(ABC):
         """Columns of the pool that must exist before the program starts."""
         return ("text",)
 
+    def notes(self) -> Sequence[str]:
+        """What a user should know of these options before anything runs, e.g. what they amount to."""
+        return ()
+
     @abstractmethod
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         """The columns that the final Map writes, when the component goes by `name`."""

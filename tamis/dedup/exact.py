@@ -20,17 +20,17 @@ class Exact(Deduplicator):
     A document without words is never a duplicate. Texts meet by 128-bit keys of their words.
     """
 
-    version: ClassVar[int] = 2  # documents without text have no decision
+    version: ClassVar[int] = 3  # a similarity, ids of clusters by doc_id
 
     def steps(self, pool: Pool) -> Steps:
         decisions = yield Exchange(self.reads, partial(self._emit, pool), decide, dict(DECISION))
-        return self.decided(pool, decisions)
+        return (yield from self.settle(pool, decisions))
 
     def _emit(self, pool: Pool, batch: Batch) -> Columns:
         high, low, has_words = exact_keys(batch.tokens)
         apart = seeds.hash64(0, "exact: no words", batch.doc_ids)  # spreads what has no key over the partitions
         return {
-            "key": np.where(has_words, high, apart),
+            "key": np.where(has_words, high ^ self.scope(batch), apart),
             "low": low,
             "has_words": has_words,
             "rank": self.rank(batch, pool),
@@ -49,4 +49,6 @@ def decide(table: pa.Table) -> pa.Table:
     number = np.cumsum(starts) - 1
     shared = np.bincount(number, minlength=1)[number] > 1
     _, renumbered = np.unique(number[shared], return_inverse=True)
-    return decide_clusters(table.take(pa.array(has_words[order][shared])), renumbered, high[shared])
+    members = table.take(pa.array(has_words[order][shared])).combine_chunks()
+    members = members.append_column("similarity", pa.array(np.ones(len(renumbered), np.float32)))
+    return decide_clusters(members, renumbered)

@@ -98,3 +98,9 @@ def widened(kind: pa.DataType) -> pa.DataType:
     if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) or widened(kind.value_type) == kind.value_type:
         return kind
     return pa.list_(widened(kind.value_type), kind.list_size if pa.types.is_fixed_size_list(kind) else -1)
+
+
+def flattened(array: pa.ListArray) -> tuple[Int64, pa.Array]:
+    """(lengths, values) of a list column: int64, (n), 0 for a null, and all values in a row."""
+    lengths = array.value_lengths().fill_null(0)
+    return lengths.to_numpy(zero_copy_only=False).astype(np.int64), array.flatten()

@@ -11,7 +11,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from tamis.kernels.arrow import UInt8
+from tamis.kernels.arrow import UInt8, UInt64
 from tamis.kernels.kernel import kernel
 
 HIGH_BITS = np.uint64(0x8080808080808080)
@@ -68,3 +68,12 @@ def absorb(h: np.uint64, word: np.uint64) -> np.uint64:
     """State `h` after eight more bytes; one-to-one in each argument."""
     h = (h ^ word) * GOLDEN
     return h ^ (h >> np.uint64(29))
+
+
+@kernel
+def spread(x: UInt64) -> UInt64:
+    """`mix` of every number, one-to-one: uint64, (n). What is close together ends up far apart."""
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        out[i] = mix(x[i])
+    return out

@@ -13,13 +13,15 @@ from tamis.errors import ContractError
 from tamis.steps import Fold, Summary, add
 
 GROUP_SHARDS = 64  # summaries merged by one task
+SMALL_BYTES = 4 << 20  # counts are compressed; what is larger is mostly row numbers, which do not get smaller
 
 
 def save_summary(path: Path, summary: Summary) -> tuple[int, str]:
     """Writes a summary as .npz (arrays only, nothing executable, the same bytes for the same values)."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {key: summary[key] for key in sorted(summary)}
-    np.savez_compressed(buffer, **arrays)
+    save = np.savez_compressed if sum(array.nbytes for array in arrays.values()) <= SMALL_BYTES else np.savez
+    save(buffer, **arrays)
     return publish(path, buffer.getbuffer())
 
 

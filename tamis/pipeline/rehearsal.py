@@ -20,14 +20,14 @@ from tamis.pipeline.documents import Desk, Prepared, first_of, prepare
 from tamis.pipeline.execute import Executor
 from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.passes import run_shards
-from tamis.pipeline.plan import Job, Pass, Trains
+from tamis.pipeline.plan import Job, Pass, Stage, Trains
 from tamis.pipeline.program import ProgramSpec, Ref, digest_of
 from tamis.pipeline.progress import Progress, human_bytes
 from tamis.pipeline.run import Driver
 from tamis.pipeline.spec import CorpusSpec, Spec
 from tamis.pipeline.work import PassSpec
 from tamis.pipeline.workers import Serial
-from tamis.steps import Train
+from tamis.steps import Publish, Train
 
 SAMPLE_BYTES = 2 << 20
 SAMPLE_ROWS = 1000
@@ -87,6 +87,9 @@ class _Rehearsal(Driver):
         self.told: list[tuple[str, str, float]] = []  # what, kind, seconds per byte of text
         return _Pretender(self.run, self.workers, self.ledger, self.progress, self.pool.ref, self.told)
 
+    def _publish(self, stage: Stage, found: Publish) -> None:
+        """A sample says nothing about the corpus: what is found in it is not told, and stops nothing."""
+
 
 class _Pretender(Executor):
     def __init__(self, *arguments: Any) -> None:
@@ -134,6 +137,8 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
     ]
     width = 2 + max((len(name) for name, _, _ in columns), default=0)
     lines += [f"  {name:<{width}}{kind!s:<38}{label}" for name, kind, label in columns]
+    notes = [f"  {program.name}: {note}" for program in spec.programs for note in program.build().notes()]
+    lines += ["", "settings", *notes] if notes else []
     lines += ["", "passes"]
     total = 0.0
     for number, (label, kind, cost) in enumerate(driver.told, 1):

@@ -152,6 +152,9 @@ class Driver:
         self.plan = Plan(stages, Source(self.pool.ref, self.pool.shards), sources, tuple(self.pool.columns))
         documents, size = sum(s.rows for s in self.pool.shards), sum(s.bytes for s in self.pool.shards)
         self.progress.line(f"corpus: {documents:,} documents in {len(self.pool.shards)} shards, {human_bytes(size)}")
+        for program in self.spec.programs:
+            for note in program.build().notes():
+                self.progress.line(f"{program.name}: {note}")
 
     def _prepare(self, name: str, paths: Sequence[str], fields: Fields, limit: int | None = None) -> Prepared:
         desk = Desk(self.run, self.workers, self.ledger, self.spec.corpus.shard_bytes, limit)

@@ -21,7 +21,13 @@ TARGET = object()  # stands for a set of documents: texts in memory, or a file i
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("embed", "hashed_ngrams"): {"dimensions": 16},
     ("deduplicate", "exact"): {},
-    ("deduplicate", "minhash"): {"ngram": 2, "verify": "exact", "canaries": 0.2, "per": "source", "keep": {"best": "stars"}},
+    ("deduplicate", "minhash"): {
+        "ngram": 2,
+        "verify": "exact",
+        "canaries": 0.2,
+        "per": "source",
+        "keep": {"best": "stars"},
+    },
     ("deduplicate", "paragraph"): {"min_words": 5},
     ("deduplicate", "semantic"): {"epsilon": 0.1},
     ("score", "importance"): {"target": TARGET, "buckets": 256},
