@@ -31,6 +31,7 @@ _COMPUTING = tuple(
         "kernels.",
         "models.",
         "seeds",
+        "clustering",
         "expressions",
         *(f"{each}." for each in FAMILIES.values()),
         "pipeline.stages.",
