@@ -173,14 +173,40 @@ def sql(run: Path, query: str) -> None:
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["parquet", "jsonl.zst"]), default="parquet", show_default=True)
 @click.option("--column", "columns", multiple=True, help="A column of a layer to carry along; may be repeated.")
+@click.option(
+    "--spans",
+    "stages",
+    multiple=True,
+    metavar="STAGE",
+    help="Leave out the passages this stage marked; may be repeated. [default: all stages that mark any]",
+)
+@click.option("--keep-spans", is_flag=True, help="Leave the text whole.")
 @_where_to_work
-def export(run: Path, arm: str, folder: Path, form: str, columns: tuple[str, ...], **where: Any) -> None:
-    """Write an arm's documents to a folder."""
+def export(
+    run: Path,
+    arm: str,
+    folder: Path,
+    form: str,
+    columns: tuple[str, ...],
+    stages: tuple[str, ...],
+    *,
+    keep_spans: bool,
+    **where: Any,
+) -> None:
+    """Write an arm's documents to a folder, without the passages that deduplicators marked."""
     from tamis.pipeline.export import export as write
 
+    if keep_spans and stages:
+        raise click.UsageError("expected --spans or --keep-spans, got both; keep one of them")
     with _workers(where) as workers:
-        done = write(run, arm, folder, form, workers, columns)
+        done = write(run, arm, folder, form, workers, columns, stages or (() if keep_spans else None))
     click.echo(f"{done.documents:,} documents in {done.files} files, {done.bytes:,} bytes: {done.folder}")
+    if done.left_out["spans"]:
+        click.echo(
+            "left out {bytes:,} bytes in {spans:,} passages, and {documents:,} documents that were nothing else".format(
+                **done.left_out
+            )
+        )
 
 
 @cli.command()

@@ -1,9 +1,14 @@
-"""An arm as files: the documents it uses, as often as it uses them, in Parquet or JSON lines."""
+"""An arm as files: the documents it uses, as often as it uses them, in Parquet or JSON lines.
+
+What a stage marked as passages that stand elsewhere (`<stage>_spans`) is left out of the text here and nowhere before,
+so that a run holds no second copy of the corpus.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,61 +17,95 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
 from tamis.corpus import layer_file, publish, read_batches, read_layer
+from tamis.dedup.base import SPANS
 from tamis.errors import ColumnError, ContractError, LedgerError
+from tamis.kernels.arrow import Int64, strings_of, text_of
+from tamis.kernels.spans import spans_of, united, without_spans
+from tamis.kernels.words import count_words, tokenize
 from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.workers import Task, Workers
 
 FORMATS = ("parquet", "jsonl.zst")
 MANIFEST = "manifest.json"
 REQUEST = ".export.json"  # there while an export is being written
+SPANS_SUFFIX = "_spans"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote."""
+    """What an export wrote; left_out : the `spans` and their `bytes`, and the `documents` that were nothing else."""
 
     folder: Path
     documents: int
     files: int
     bytes: int
     seconds: float
+    left_out: Mapping[str, int]
 
 
-def export(run: Path, arm: str, folder: Path, form: str, workers: Workers, columns: Sequence[str] = ()) -> Exported:
+def export(
+    run: Path,
+    arm: str,
+    folder: Path,
+    form: str,
+    workers: Workers,
+    columns: Sequence[str] = (),
+    spans: Sequence[str] | None = None,
+) -> Exported:
     """Writes an arm's documents to a folder: one file per shard that has any, and a manifest with counts and digests.
 
     columns : layers' columns to carry along with the documents' own. A document that the arm uses n times is
     written n times. An export that was stopped is begun again by the same call.
-    Raises ColumnError for an unknown arm or column, ContractError for a folder that holds something else.
+    spans : the stages whose spans are left out of the text, by default all that found any. A document of which no
+    word is left is not written but counted.
+    Raises ColumnError for an unknown arm, column or stage, ContractError for a folder that holds something else.
     """
     began = time.perf_counter()
     catalog = _catalog(run)
     request = _request(run, catalog, arm, folder, form, columns)
+    request["spans"] = _span_layers(run, catalog, spans)
     stale = _claim(folder, request)
     shards = sorted(CorpusRef.from_json(catalog["corpus"]).shards(run))
     tasks = (Task(_export_shard, (str(folder / REQUEST), number), f"export {number}") for number in shards)
-    written = []
+    entries = []
     for outcome in workers.run(tasks):
         if outcome.error:
             raise LedgerError(f"export of {arm}: {outcome.error}; run the same command again")
-        written += [outcome.value] if outcome.value else []
-    written.sort(key=lambda entry: str(entry["file"]))
+        entries += [outcome.value] if outcome.value else []
+    written = sorted((entry for entry in entries if entry["file"]), key=lambda entry: str(entry["file"]))
+    left_out = {name: sum(entry["left_out"][name] for entry in entries) for name in ("spans", "bytes", "documents")}
     total = sum(entry["documents"] for entry in written)
     expected = catalog["arms"].get(arm, {}).get("uses")
-    if expected is not None and expected != total:
+    if expected is not None and expected != total + left_out["documents"]:
         raise LedgerError(
-            f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written; "
-            "report this"
+            f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written and "
+            f"{left_out['documents']} had no words left; report this"
         )
     for name in stale - {entry["file"] for entry in written}:
         (folder / name).unlink(missing_ok=True)
-    publish(folder / MANIFEST, json.dumps({"arm": arm, "documents": total, "files": written}, indent=1).encode())
+    told = {"arm": arm, "documents": total, "spans": sorted(request["spans"]), "left_out": left_out, "files": written}
+    publish(folder / MANIFEST, json.dumps(told, indent=1).encode())
     (folder / REQUEST).unlink()
-    return Exported(folder, total, len(written), sum(entry["bytes"] for entry in written), time.perf_counter() - began)
+    size = sum(entry["bytes"] for entry in written)
+    return Exported(folder, total, len(written), size, time.perf_counter() - began, left_out)
+
+
+def _span_layers(run: Path, catalog: Mapping[str, Any], stages: Sequence[str] | None) -> dict[str, str]:
+    """The columns of spans, and their layers: of these stages, or of all."""
+    found = {
+        name.removesuffix(SPANS_SUFFIX): name
+        for name, where in catalog["columns"].items()
+        if name.endswith(SPANS_SUFFIX) and where["type"] == str(SPANS)
+    }
+    if unknown := [stage for stage in stages or () if stage not in found]:
+        raise ColumnError(f"{run}: no stage {unknown[0]!r} that marks spans; it has {', '.join(found) or 'none'}")
+    chosen = found if stages is None else stages
+    return {found[stage]: catalog["columns"][found[stage]]["layer"] for stage in chosen}
 
 
 def _request(
@@ -120,25 +159,60 @@ def _export_shard(request_path: str, number: int) -> dict[str, Any] | None:
     run, arm = Path(request["run"]), request["arm"]
     corpus = CorpusRef.from_json(request["corpus"])
     shard = corpus.shards(run)[number]
-    layers: dict[str, pa.ChunkedArray] = {}
-    for name, folder in request["layers"].items():
-        layers[name] = read_layer(run / folder / layer_file(number), [name]).column(name)
+    layers = {name: _layer(run / folder, number, name) for name, folder in request["layers"].items()}
     repeats = layers.pop(f"{arm}_repeats").fill_null(0).to_numpy()
     if not repeats.any():
         return None
+    marked = [_layer(run / folder, number, name) for name, folder in request["spans"].items()]
     parts, position = [], 0
+    left_out: Counter[str] = Counter(spans=0, bytes=0, documents=0)
     for batch, _ in read_batches(shard, corpus.fields, request["own"]):
-        indices = np.repeat(np.arange(batch.num_rows), repeats[position : position + batch.num_rows])
-        table = pa.Table.from_batches([batch]).take(pa.array(indices))
+        times = repeats[position : position + batch.num_rows]
+        chosen = pa.array(np.flatnonzero(times))
+        table = pa.Table.from_batches([batch]).take(chosen)
         for name, column in layers.items():
-            table = table.append_column(name, column.slice(position, batch.num_rows).take(pa.array(indices)))
-        parts.append(table.rename_columns([{"doc_id": "id"}.get(name, name) for name in table.schema.names]))
+            table = table.append_column(name, column.slice(position, batch.num_rows).take(chosen))
+        times = times[times > 0]
+        if marked:
+            spans = [column.slice(position, batch.num_rows).take(chosen) for column in marked]
+            table, times = _cut(table, times, spans, left_out)
+        parts.append(table.take(pa.array(np.repeat(np.arange(len(times)), times))))
         position += batch.num_rows
     table = pa.concat_tables(parts)
+    table = table.rename_columns([{"doc_id": "id"}.get(name, name) for name in table.schema.names])
+    if not table.num_rows:
+        return {"file": "", "documents": 0, "bytes": 0, "left_out": left_out}
     name = f"{arm}-{number:06d}.{request['form']}"
     content = _parquet(table) if request["form"] == "parquet" else _json_lines(table)
     size, digest = publish(Path(request["folder"]) / name, content)
-    return {"file": name, "documents": table.num_rows, "bytes": size, "digest": digest}
+    return {"file": name, "documents": table.num_rows, "bytes": size, "digest": digest, "left_out": left_out}
+
+
+def _layer(folder: Path, number: int, name: str) -> pa.ChunkedArray:
+    return read_layer(folder / layer_file(number), [name]).column(name)
+
+
+def _cut(
+    table: pa.Table, times: Int64, marked: Sequence[pa.ChunkedArray], left_out: Counter[str]
+) -> tuple[pa.Table, Int64]:
+    """The documents without their spans, and how often each is used: 0 times if it has no words left.
+
+    times : int64, (n), how often the arm uses each. marked : columns of spans. left_out : adds up what is, in uses.
+    """
+    spans = united([spans_of(column) for column in marked])
+    text, gone = without_spans(text_of(table["text"]), spans)
+    strings = strings_of(text.offsets, text.data)
+    changed = np.flatnonzero(gone)
+    is_empty = np.zeros(len(gone), np.bool_)
+    is_empty[changed] = count_words(tokenize(text_of(strings.take(pa.array(changed))))) == 0
+    left_out.update(
+        spans=int((np.diff(spans.document) * times).sum()),
+        bytes=int((gone * times).sum()),
+        documents=int(times[is_empty].sum()),
+    )
+    place = table.schema.get_field_index("text")
+    cut = pc.cast(strings, table.schema.field(place).type)
+    return table.set_column(place, "text", cut), np.where(is_empty, 0, times)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
