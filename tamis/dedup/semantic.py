@@ -24,7 +24,8 @@ from tamis.kernels.pairs import NOBODY, Links, Mode, float32_below, linked, root
 from tamis.steps import Batch, Columns, Exchange, Fold, Pool, Steps, Summary
 
 EPSILON = 0.05
-MEASURED = 10  # keep_fraction is measured on one cluster in so many, and on so many at least
+MEASURED = 10  # keep_fraction is measured on one cluster in so many,
+MEASURED_CLUSTERS = 200  # and on so many at least
 SPLIT_ROUNDS = 5
 RETURNS = {**dict(DECISION), "nearest": pa.string()}
 # 16 steps per octave from 2**-14 to 1, all of them exact
@@ -98,7 +99,7 @@ class Semantic(Deduplicator):
         found: Clustering = yield from spherical_kmeans(self.of, self.clusters, self.rounds)
         epsilon = self.epsilon or EPSILON
         if self.keep_fraction is not None:
-            some = max(MEASURED, -(-len(found.centroids) // MEASURED))
+            some = max(MEASURED_CLUSTERS, -(-len(found.centroids) // MEASURED))
             measured = yield self._exchange(pool, found.centroids, some, 1.0)
             epsilon = chosen_epsilon((yield Fold((), _tally, joins=measured)), self.keep_fraction)
         decisions = yield self._exchange(pool, found.centroids, len(found.centroids), epsilon)
