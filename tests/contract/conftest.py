@@ -30,6 +30,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("deduplicate", "paragraph"): {"min_words": 5},
     ("deduplicate", "semantic"): {"epsilon": 0.1},
+    ("deduplicate", "substring"): {"min_tokens": 12, "min_left_tokens": 5},
     ("score", "importance"): {"target": TARGET, "buckets": 256},
     ("score", "length"): {},
     ("score", "overlap"): {"against": TARGET, "ngram_words": 4},

@@ -1,0 +1,270 @@
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tamis.kernels.substrings import (
+    BASES,
+    Marks,
+    Written,
+    fingerprints,
+    first_copies,
+    hash_bytes,
+    hash_runs,
+    is_unspaced,
+    runs_with,
+    struck_spans,
+    written,
+)
+from tamis.kernels.unicode import TABLE
+from tamis.kernels.unicode_table import KIND, SPACE
+
+WORD64, PRIME = 2**64 - 1, 2**61 - 1
+SMALL = st.lists(st.lists(st.integers(1, 3), max_size=40), max_size=5)
+
+
+def kind_of(character):
+    point = ord(character)
+    return int(TABLE.entries[(int(TABLE.blocks[point >> 7]) << 7) | (point & 127)]) & KIND
+
+
+NAMES = ("CJK UNIFIED", "CJK COMPAT", "HIRAGANA", "HENTAIGANA", "KATAKANA", "HALFWIDTH KATAKANA", "IDEOGRAPHIC")
+
+
+def is_apart(character):
+    return unicodedata.name(character, "").startswith(NAMES)
+
+
+def token_twin(string, is_character):
+    """[(start, end)] in bytes."""
+    found, at, before = [], 0, None
+    for character in string:
+        size, kind = len(character.encode()), kind_of(character)
+        apart = is_character or is_unspaced(ord(character))
+        if kind != SPACE or is_character:
+            if found and before == kind and not apart and found[-1][1] == at:
+                found[-1] = (found[-1][0], at + size)
+            else:
+                found.append((at, at + size))
+        at += size
+        before = None if apart else kind
+    return found
+
+
+def mixed(h):
+    h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9 & WORD64
+    h = (h ^ h >> 27) * 0x94D049BB133111EB & WORD64
+    return h ^ h >> 31
+
+
+def absorbed(state, word):
+    state = (state ^ word) * 0x9E3779B97F4A7C15 & WORD64
+    return state ^ state >> 29
+
+
+def hash_twin(raw):
+    state = 0x9E3779B97F4A7C15
+    for i in range(0, len(raw), 8):
+        state = absorbed(state, int.from_bytes(raw[i : i + 8], "little"))
+    return mixed(state ^ len(raw))
+
+
+def run_twin(alone, joined, n, which):
+    """The hash of one run from its tokens' hashes."""
+    coefficients = [(alone[0] if i == 0 else joined[i]) >> (3 * which) & PRIME for i in range(n)]
+    return mixed(sum(c * pow(int(BASES[which]), n - 1 - i, PRIME) for i, c in enumerate(coefficients)) % PRIME)
+
+
+def tokens_of(documents):
+    """Made tokens, one byte each, next to each other: lists of small integers → Written."""
+    flat = np.array([token for document in documents for token in document], np.uint64)
+    at = np.arange(len(flat))
+    offsets = np.cumsum([0] + [len(document) for document in documents])
+    return Written(offsets, at, at + 1, flat, flat)
+
+
+def flattened(lists, kind=np.uint64):
+    return np.cumsum([0] + [len(items) for items in lists]), np.array([x for items in lists for x in items], kind)
+
+
+@pytest.mark.parametrize("is_character", [False, True])
+@given(st.data())
+def test_tokens_are_those_of_the_twin(texts, sliced, is_character, data):
+    strings = data.draw(texts)
+    wanted = np.array(data.draw(st.lists(st.booleans(), min_size=len(strings), max_size=len(strings))), bool)
+    text = sliced(strings, data.draw(st.booleans()))
+    tokens = written(text, wanted, is_character)
+    for d, string in enumerate(strings):
+        raw, part = string.encode(), slice(tokens.document[d], tokens.document[d + 1])
+        expected = token_twin(string, is_character) if wanted[d] else []
+        begin = text.offsets[d]
+        assert list(zip(tokens.start[part] - begin, tokens.end[part] - begin, strict=True)) == expected
+        assert tokens.alone[part].tolist() == [hash_twin(raw[start:end]) for start, end in expected]
+        after = [0, *(end for _, end in expected)]
+        assert tokens.joined[part].tolist() == [
+            mixed(absorbed(hash_twin(raw[gap:start]), hash_twin(raw[start:end])))
+            for gap, (start, end) in zip(after, expected, strict=False)
+        ]
+
+
+def test_han_and_kana_are_known_by_their_names():
+    """Letters of these scripts that the table's Unicode version has; marks and unassigned code points aside."""
+    for point in range(0x80, 0x32000):
+        if chr(point).isalpha():
+            assert is_unspaced(point) == is_apart(chr(point)), hex(point)
+
+
+def test_tokens_by_example(sliced):
+    strings = ["Don't  stop", "日本語です。", "cafe\u0301s"]
+    assert [[string.encode()[a:b].decode() for a, b in token_twin(string, False)] for string in strings] == [
+        ["Don", "'", "t", "stop"],
+        ["日", "本", "語", "で", "す", "。"],
+        ["cafe", "\u0301", "s"],
+    ]
+    assert len(written(sliced(strings), np.ones(3, bool), False).start) == 13
+
+
+@given(st.binary(max_size=40), st.integers(0, 5))
+def test_bytes_are_hashed_as_the_twin_does(raw, before):
+    data = np.frombuffer(b"x" * before + raw, np.uint8)
+    assert int(hash_bytes(data, before, len(data))) == hash_twin(raw)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@given(documents=st.lists(st.lists(st.integers(0, WORD64), max_size=9), max_size=4), n=st.integers(2, 5))
+def test_runs_are_hashed_as_the_twin_does(which, documents, n):
+    offsets, alone = flattened(documents)
+    joined = alone * np.uint64(31) + np.uint64(7)
+    hashes = hash_runs(Written(offsets, alone.astype(np.int64), alone.astype(np.int64), alone, joined), n, which)
+    for d in range(len(documents)):
+        for i in range(offsets[d], offsets[d + 1]):
+            part = slice(i, i + n)
+            has_room = i + n <= offsets[d + 1]
+            expected = run_twin(alone[part].tolist(), joined[part].tolist(), n, which) if has_room else 0
+            assert int(hashes[i]) == expected
+
+
+def test_texts_that_collide_modulo_a_power_of_two_have_different_hashes(sliced):
+    """A Thue-Morse sequence and its complement: equal for every base modulo 2^64."""
+    signs = ["ab"[i.bit_count() % 2] for i in range(4096)]
+    text = sliced([" ".join(signs), " ".join("b" if sign == "a" else "a" for sign in signs)])
+    tokens = written(text, np.ones(2, bool), False)
+    runs = [hash_runs(tokens, 4096, which)[[0, 4096]].tolist() for which in (0, 1)]
+    assert runs[0][0] != runs[0][1]
+    assert runs[1][0] != runs[1][1]
+
+
+def lowest_twin(hashes, i, n, k):
+    """(hash, place) of the lowest in the run that begins at i, the last of equal ones."""
+    return min((hashes[j], -j) for j in range(i, i + n - k + 1))
+
+
+@given(SMALL, st.integers(2, 9), st.data())
+def test_fingerprints_are_those_of_the_twin(documents, n, data):
+    k = data.draw(st.integers(1, n))
+    offsets, hashes = flattened(documents)
+    found, keys = fingerprints(offsets, hashes, n, k)
+    for d, document in enumerate(documents):
+        places = sorted({-lowest_twin(document, i, n, k)[1] for i in range(len(document) - n + 1)})
+        expected = []
+        for place in places:
+            if expected[-2:] != [document[place]] * 2:
+                expected.append(document[place])
+        assert keys[found[d] : found[d + 1]].tolist() == expected
+
+
+@given(SMALL, st.integers(2, 8))
+def test_two_equal_runs_share_a_fingerprint_that_counts_twice(documents, n):
+    """The guarantee of winnowing, also for runs that overlap: whatever is there twice is found by `runs_with`."""
+    tokens, k = tokens_of(documents), (n + 1) // 2
+    hashes = hash_runs(tokens, k, 0)
+    offsets, keys = fingerprints(tokens.document, hashes, n, k)
+    counts = Counter(keys.tolist())
+    shared = flattened(
+        [[key for key in keys[offsets[d] : offsets[d + 1]].tolist() if counts[key] > 1] for d in range(len(documents))]
+    )
+    document, first = runs_with(tokens.document, hashes, n, k, shared)
+    found = set(zip(document.tolist(), (first - tokens.document[document]).tolist(), strict=True))
+    runs = [(d, i, tuple(tokens[i : i + n])) for d, tokens in enumerate(documents) for i in range(len(tokens) - n + 1)]
+    often = Counter(run for _, _, run in runs)
+    assert {(d, i) for d, i, run in runs if often[run] > 1} <= found
+
+
+@given(SMALL, st.integers(2, 6), st.data())
+def test_runs_with_a_shared_fingerprint_are_those_of_the_twin(documents, n, data):
+    k = data.draw(st.integers(1, n))
+    offsets, hashes = flattened(documents)
+    shared = data.draw(
+        st.lists(st.lists(st.integers(1, 3), max_size=3), min_size=len(documents), max_size=len(documents))
+    )
+    document, first = runs_with(offsets, hashes, n, k, flattened(shared))
+    assert list(zip(document.tolist(), first.tolist(), strict=True)) == [
+        (d, offsets[d] + i)
+        for d, tokens in enumerate(documents)
+        for i in range(len(tokens) - n + 1)
+        if lowest_twin(tokens, i, n, k)[0] in shared[d]
+    ]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 5), max_size=40, unique_by=lambda run: run[2:]))
+def test_first_copies_are_those_of_the_twin(runs):
+    runs = sorted(runs, key=lambda run: run[0])
+    columns = [np.array([run[i] for run in runs], np.uint64) for i in range(5)]
+    found = first_copies(*columns[:4], columns[4].astype(np.uint32))
+    for i, run in enumerate(runs):
+        group = [j for j, other in enumerate(runs) if other[:2] == run[:2]]
+        assert found[i] == (min(group, key=lambda j: runs[j][2:]) if len(group) > 1 else -1), i
+
+
+@pytest.mark.parametrize("checks", [1, 2, 100_000])
+def test_a_hundred_thousand_copies_of_one_run_take_no_time(checks):
+    """Quadratic work would take minutes."""
+    n = 300_000
+    same, rank = np.zeros(n, np.uint64), np.arange(n, dtype=np.uint64)[::-1].copy()
+    check = np.arange(n, dtype=np.uint64) % np.uint64(checks)
+    found = first_copies(same, check, rank, rank, same.astype(np.uint32))
+    assert found.tolist() == [n - checks + i % checks for i in range(n)]
+
+
+@given(st.data())
+def test_spans_are_those_of_the_twin(sliced, data):
+    words = st.lists(st.sampled_from(["a", "bb", "é", ",", " ", "  "]), max_size=25).map("".join)
+    strings, n = data.draw(st.lists(words, max_size=3)), data.draw(st.integers(2, 4))
+    marks = []
+    for string in strings:
+        room = len(token_twin(string, False)) - n
+        places = data.draw(st.lists(st.integers(0, room), unique=True, max_size=6)) if room >= 0 else []
+        marks.append([(at, data.draw(st.integers(0, at + n - 1)), data.draw(st.integers(1, 3))) for at in places])
+    text = sliced(strings)
+    tokens = written(text, np.ones(len(strings), bool), False)
+    offsets, flat = flattened(marks)
+    at, until, owner = flat.reshape(-1, 3).T
+    found = struck_spans(text, tokens, Marks(offsets, at.astype(np.uint32), until.astype(np.uint32), owner.copy()), n)
+    for d, string in enumerate(strings):
+        spans, owner, left = span_twin(string, marks[d], n)
+        part = slice(found.spans.document[d], found.spans.document[d + 1])
+        assert list(zip(found.spans.start[part].tolist(), found.spans.end[part].tolist(), strict=True)) == spans
+        assert (found.left[d], found.owner[d]) == (left, owner)
+
+
+def span_twin(string, marks, n):
+    """(spans, owner of the longest, tokens left) from marks (at, until, owner), byte by byte."""
+    places = token_twin(string, False)
+    covered = set()
+    for at, until, _ in marks:
+        covered.update(range(places[max(at, until)][0], places[at + n - 1][1]))
+    spans = []
+    for byte in sorted(covered):
+        if spans and spans[-1][1] == byte:
+            spans[-1] = (spans[-1][0], byte + 1)
+        else:
+            spans.append((byte, byte + 1))
+    left = sum(start not in covered for start, _ in places)
+    if not spans:
+        return [], 0, left
+    start, end = max(spans, key=lambda span: (span[1] - span[0], -span[0]))
+    owners = Counter(owner for at, until, owner in marks if start <= places[max(at, until)][0] < end)
+    return spans, min(owners, key=lambda owner: (-owners[owner], owner)), left
