@@ -182,7 +182,7 @@ def duplicates(run: Run, connection: duckdb.DuckDBPyConnection) -> list[Duplicat
     return [
         _duplicates_of(run, connection, stage.name)
         for stage in run.stages
-        if stage.verb == "deduplicate" and f"{stage.name}_duplicate" in run.columns
+        if stage.verb == "deduplicate" and f"{stage.name}_cluster" in run.columns  # not those that mark passages
     ]
 
 

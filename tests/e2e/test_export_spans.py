@@ -167,3 +167,15 @@ def test_the_command_line_tells_what_it_left_out(ran, tmp_path):
     told = CliRunner().invoke(cli, [*base, str(tmp_path / "c"), "--keep-spans", "--spans", "short"])
     assert told.exit_code == 2
     assert "keep one of them" in told.output
+
+
+def test_the_audit_of_marked_passages_works(ran):
+    from tamis.audit.reader import open_run
+    from tamis.audit.report import write_report
+    from tamis.audit.why import why
+
+    told = why(open_run(ran.folder), "one")
+    assert "short_spans" in told
+    assert "short_kept_by" in told
+    page = write_report(open_run(ran.folder)).read_text("utf-8")
+    assert "short" in page
