@@ -304,6 +304,44 @@ def stages(target: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence model of one narrow layer with fixed random weights, windows of 16 tokens; never to be changed."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("tiny_model")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({*"abcdefghijklmnopqrstuvwxyz0123456789.,!?-"}), *WORDS]
+    vocabulary = dict.fromkeys([*pieces, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789")])
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        transformers.BertModel(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    for path, content in {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": 16},
+        "1_Pooling/config.json": pooling,
+    }.items():
+        (folder / path).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def dask_workers() -> Iterator[Any]:
     """A local cluster of two processes, started once."""
     from tamis.pipeline.workers import Dask

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tamis.models.libraries import torch, transformers
+from tamis.models.libraries import quiet, torch, transformers
 from tamis.models.sizes import Size
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def load(folder: Path) -> PreTrainedModel:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model here; a model folder holds config.json and model.safetensors")
-    with _quiet():
+    with quiet():
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
@@ -73,18 +71,5 @@ def load(folder: Path) -> PreTrainedModel:
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Writes config.json, generation_config.json and model.safetensors."""
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar of a library on somebody else's terminal."""
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

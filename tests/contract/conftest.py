@@ -17,9 +17,11 @@ from tamis.kernels.ngrams import hashed_vectors
 from tamis.kernels.words import tokenize
 
 TARGET = object()  # stands for a set of documents: texts in memory, or a file in a run
+MODEL = object()  # stands for the folder of a tiny sentence model
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("embed", "hashed_ngrams"): {"dimensions": 16},
+    ("embed", "sentence"): {"model": MODEL},
     ("deduplicate", "exact"): {},
     ("deduplicate", "minhash"): {
         "ngram": 2,
@@ -50,6 +52,14 @@ class Case:
     verb: str
     name: str
     target: tuple[str, ...]
+    model: str
+
+    @property
+    def called(self) -> str:
+        """What its columns start with in a run of all components."""
+        if self.name == "hashed_ngrams":
+            return "vector"  # other components read it
+        return f"by_{self.name}" if self.verb == "select" else self.name
 
     @property
     def cls(self) -> Any:
@@ -63,7 +73,8 @@ class Case:
 
     def options(self, documents: Any) -> dict[str, Any]:
         """The options, with `documents` where a set of documents belongs."""
-        return {key: documents if value is TARGET else value for key, value in self.line.items()}
+        meant = {id(TARGET): documents, id(MODEL): self.model}
+        return {key: meant.get(id(value), value) for key, value in self.line.items()}
 
     def component(self) -> Any:
         return build(self.cls, self.options(list(self.target)), texts=True)
@@ -71,20 +82,20 @@ class Case:
     def stage(self, path: Path) -> dict[str, Any]:
         """An item of `stages:`, with the target in a file."""
         if self.verb == "select":
-            return {"select": {"name": f"by_{self.name}", "by": {self.name: self.options([str(path)])}}}
-        return {self.verb: {self.name: self.options([str(path)])}}
+            return {"select": {"name": self.called, "by": {self.name: self.options([str(path)])}}}
+        return {self.verb: {self.name: {**self.options([str(path)]), "as": self.called}}}
 
 
 @pytest.fixture(params=ALL, ids=[f"{verb}-{name}" for verb, name in ALL])
-def case(request: pytest.FixtureRequest, target_texts: list[str]) -> Case:
+def case(request: pytest.FixtureRequest, target_texts: list[str], tiny_model: Path) -> Case:
     """Each component in turn."""
-    return Case(*request.param, tuple(target_texts))
+    return Case(*request.param, tuple(target_texts), str(tiny_model))
 
 
 @pytest.fixture(scope="session")
-def every_case(target_texts: list[str]) -> list[Case]:
+def every_case(target_texts: list[str], tiny_model: Path) -> list[Case]:
     """All components at once."""
-    return [Case(verb, name, tuple(target_texts)) for verb, name in ALL]
+    return [Case(verb, name, tuple(target_texts), str(tiny_model)) for verb, name in ALL]
 
 
 @pytest.fixture(scope="session")

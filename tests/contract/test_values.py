@@ -133,7 +133,7 @@ def ran(tmp_path_factory, run_spec, corpus, target, every_case):
 
 def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, documents):
     component = case.component()
-    name = {"select": f"by_{case.name}", "embed": "vector"}.get(case.verb, case.name)
+    name = case.called
     columns = list(component.columns(name))
     facts = documents.rename_columns(["doc_id", "text", "source", "stars"]).sort_by("doc_id")
     read = ("n_bytes", "n_tokens", "vector")
@@ -147,7 +147,7 @@ def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, docum
 
 
 def test_a_document_without_text_is_null_in_the_layers_and_in_no_arm(case, ran, documents):
-    name = {"select": f"by_{case.name}", "embed": "vector"}.get(case.verb, case.name)
+    name = case.called
     missing = documents.filter(pc.is_null(documents["text"]))["id"].to_pylist()
     assert len(missing) == 2
     for column in case.component().columns(name):
