@@ -20,6 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.kernels.arrow import Text, text_of
+from tamis.kernels.shingles import Units, words_of
+from tamis.kernels.wordhash import hash_words
 from tamis.kernels.words import Tokens, tokenize
 
 Summary = Mapping[str, npt.NDArray[Any]]
@@ -30,7 +32,7 @@ Columns = Mapping[str, pa.Array | npt.NDArray[Any]]
 class Batch:
     """Some documents of one shard, in memory: the columns a step reads, n rows, none of them unusable.
 
-    `text` and `tokens` are made at most once per batch and shared by all components of a pass.
+    `text`, `tokens` and `words` are made at most once per batch and shared by all components of a pass.
     """
 
     table: pa.RecordBatch
@@ -50,6 +52,11 @@ class Batch:
     def tokens(self) -> Tokens:
         """Words and punctuation runs of the documents, lower-cased and hashed (see kernels/words.py)."""
         return tokenize(self.text)
+
+    @cached_property
+    def words(self) -> Units:
+        """The hashes of the documents' words alone: half the work of `tokens`, where nobody asked for those before."""
+        return words_of(self.tokens) if "tokens" in self.__dict__ else hash_words(self.text)
 
     @cached_property
     def doc_ids(self) -> Text:

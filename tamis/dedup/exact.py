@@ -27,7 +27,7 @@ class Exact(Deduplicator):
         return (yield from self.settle(pool, decisions))
 
     def _emit(self, pool: Pool, batch: Batch) -> Columns:
-        high, low, has_words = exact_keys(batch.tokens)
+        high, low, has_words = exact_keys(batch.words)
         apart = seeds.hash64(0, "exact: no words", batch.doc_ids)  # spreads what has no key over the partitions
         return {
             "key": np.where(has_words, high ^ self.scope(batch), apart),

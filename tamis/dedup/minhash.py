@@ -19,7 +19,7 @@ from tamis.kernels.buckets import FOUND, planted_hits, similarities, star_edges,
 from tamis.kernels.canaries import BINS, bin_of, planted_copies
 from tamis.kernels.lsh import bands_for, candidate_share, half_point
 from tamis.kernels.minhash import band_keys, signatures
-from tamis.kernels.shingles import Units, characters_of, shingle_sets, words_of
+from tamis.kernels.shingles import Units, characters_of, shingle_sets
 from tamis.kernels.union import Forest, forest_of, labels_of
 from tamis.steps import Batch, Columns, Exchange, Fold, Pool, Steps, Summary
 
@@ -101,7 +101,7 @@ class Minhash(Deduplicator):
 
     def units(self, batch: Batch) -> Units:
         """What the documents' shingles are made of."""
-        return words_of(batch.tokens) if self.unit == "word" else characters_of(batch.tokens)
+        return batch.words if self.unit == "word" else characters_of(batch.tokens)
 
     def _emit(self, batch: Batch) -> Columns:
         bands, rows = self.banding

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tamis.kernels.arrow import Int64, UInt64
-from tamis.kernels.bits import MIX_A, mix, trailing_zeros
+from tamis.kernels.bits import trailing_zeros
 from tamis.kernels.kernel import kernel
-from tamis.kernels.words import Bool, Int32, Tokens, longest_document
+from tamis.kernels.shingles import Units, fill_shingles, longest_of
+from tamis.kernels.words import Bool, Int32
 
 BITS_PER_MEMBER = 16  # one absent hash in about sixteen passes the filter
 
@@ -56,47 +57,30 @@ def are_members(members: Members, keys: UInt64) -> Bool:
 
 
 @kernel
-def _fill_ngrams(tokens: Tokens, d: int, n: int, words: UInt64, out: UInt64) -> int:
-    """How many n-grams of words document d has; their hashes go to `out`. words : room for the document's words."""
-    leading = np.uint64(1)
-    for _ in range(n):
-        leading *= MIX_A
-    count, gram = 0, np.uint64(0)
-    for i in range(tokens.document[d], tokens.document[d + 1]):
-        if not tokens.is_word[i]:
-            continue
-        token = tokens.hash[i]
-        words[count] = token
-        gram = gram * MIX_A + token
-        if count >= n:
-            gram -= words[count - n] * leading
-        count += 1
-        if count >= n:
-            out[count - n] = mix(gram)
-    return max(count - n + 1, 0)
+def _fill_ngrams(units: Units, d: int, n: int, out: UInt64) -> int:
+    """How many n-grams document d has; their hashes go to `out`."""
+    return fill_shingles(units, d, n, out) if units.document[d + 1] - units.document[d] >= n else 0
 
 
 @kernel
-def word_ngrams(tokens: Tokens, n: int) -> tuple[Int64, UInt64]:
-    """(document, hash) of all n-grams of words in a row, over punctuation: int64, (documents + 1) and uint64, (k).
+def ngrams_of(units: Units, n: int) -> tuple[Int64, UInt64]:
+    """(document, hash) of all n-grams of units in a row: int64, (documents + 1) and uint64, (k).
 
-    Document i has the hashes document[i] to document[i + 1]. An n-gram's hash is `mix` of the polynomial in MIX_A
-    with its words' hashes as coefficients, so the next one takes two multiplications whatever n.
+    Document i has the hashes document[i] to document[i + 1], none if it has fewer than n units.
     """
-    document = np.zeros(len(tokens.document), np.int64)
-    hashes, words = np.empty(len(tokens.hash), np.uint64), np.empty(longest_document(tokens), np.uint64)
+    document = np.zeros(len(units.document), np.int64)
+    hashes = np.empty(len(units.hash), np.uint64)
     for d in range(len(document) - 1):
-        document[d + 1] = document[d] + _fill_ngrams(tokens, d, n, words, hashes[document[d] :])
+        document[d + 1] = document[d] + _fill_ngrams(units, d, n, hashes[document[d] :])
     return document, hashes[: document[-1]]
 
 
 @kernel
-def count_shared_ngrams(tokens: Tokens, n: int, members: Members) -> Int64:
-    """At how many places each document has an n-gram of words that is in the set: int64, (documents)."""
-    out = np.zeros(len(tokens.document) - 1, np.int64)
-    size = longest_document(tokens)
-    words, hashes = np.empty(size, np.uint64), np.empty(size, np.uint64)
+def count_shared_ngrams(units: Units, n: int, members: Members) -> Int64:
+    """At how many places each document has an n-gram of units that is in the set: int64, (documents)."""
+    out = np.zeros(len(units.document) - 1, np.int64)
+    hashes = np.empty(longest_of(units), np.uint64)
     for d in range(len(out)):
-        count = _fill_ngrams(tokens, d, n, words, hashes)
+        count = _fill_ngrams(units, d, n, hashes)
         out[d] = are_members(members, hashes[:count]).sum()
     return out

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 from tamis.kernels.exact import exact_keys
-from tamis.kernels.members import Members, are_members, count_shared_ngrams, members_of, word_ngrams
+from tamis.kernels.members import Members, are_members, count_shared_ngrams, members_of, ngrams_of
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary
 
@@ -47,13 +47,13 @@ class Overlap(Scorer):
         return self.map(pool, partial(self._score, members_of(every["ngrams"]), members_of(every["documents"])))
 
     def _hashes(self, batch: Batch) -> Summary:
-        _, ngrams = word_ngrams(batch.tokens, self.ngram_words)
-        keys, _, has_words = exact_keys(batch.tokens)
+        _, ngrams = ngrams_of(batch.words, self.ngram_words)
+        keys, _, has_words = exact_keys(batch.words)
         return {"ngrams": np.unique(ngrams), "documents": np.unique(keys[has_words])}
 
     def _score(self, ngrams: Members, documents: Members, batch: Batch) -> Scores:
-        shared = count_shared_ngrams(batch.tokens, self.ngram_words, ngrams)
-        keys, _, has_words = exact_keys(batch.tokens)
+        shared = count_shared_ngrams(batch.words, self.ngram_words, ngrams)
+        keys, _, has_words = exact_keys(batch.words)
         equal = has_words & are_members(documents, keys)
         return {"": (shared > 0) | equal, "_ngrams": shared.astype(np.uint32)}
 

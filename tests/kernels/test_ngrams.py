@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.kernels.exact import exact_keys
-from tamis.kernels.members import are_members, count_shared_ngrams, members_of, word_ngrams
+from tamis.kernels.members import are_members, count_shared_ngrams, members_of, ngrams_of
+from tamis.kernels.shingles import words_of
 from tamis.kernels.ngrams import (
     count_ngrams,
     extend,
@@ -85,7 +86,7 @@ def test_order_of_tokens_matters():
 @given(st.data())
 def test_exact_keys_are_equal_where_the_words_are(texts, sliced, data):
     tokens = tokenize(sliced(data.draw(texts)))
-    high, low, has_words = exact_keys(tokens)
+    high, low, has_words = exact_keys(words_of(tokens))
     words = documents(tokens, words_only=True)
     assert has_words.tolist() == [bool(hashes) for hashes in words]
     for i in range(len(words)):
@@ -95,9 +96,9 @@ def test_exact_keys_are_equal_where_the_words_are(texts, sliced, data):
 
 
 @given(st.data(), st.integers(1, 5))
-def test_word_ngrams_are_equal_where_the_words_are(texts, sliced, data, n):
+def test_ngrams_of_are_equal_where_the_words_are(texts, sliced, data, n):
     tokens = tokenize(sliced(data.draw(texts)))
-    document, hashes = word_ngrams(tokens, n)
+    document, hashes = ngrams_of(words_of(tokens), n)
     names, at = {}, 0
     for d, words in enumerate(documents(tokens, words_only=True)):
         assert document[d] == at
@@ -118,10 +119,10 @@ def test_members_are_found_and_others_are_not(inside, others):
 @given(st.data(), st.integers(1, 4), st.integers(1, 5))
 def test_shared_ngrams_are_counted_at_each_place(texts, sliced, data, n, step):
     tokens = tokenize(sliced(data.draw(texts)))
-    document, hashes = word_ngrams(tokens, n)
+    document, hashes = ngrams_of(words_of(tokens), n)
     inside = np.unique(hashes)[::step]
     expected = [np.isin(hashes[a:b], inside).sum() for a, b in pairwise(document)]
-    assert count_shared_ngrams(tokens, n, members_of(inside)).tolist() == expected
+    assert count_shared_ngrams(words_of(tokens), n, members_of(inside)).tolist() == expected
 
 
 def test_reference_buckets_are_the_published_ones():

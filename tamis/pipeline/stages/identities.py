@@ -38,10 +38,13 @@ def emit(batch: Batch) -> Columns:
 
 
 def decide(table: pa.Table) -> pa.Table:
-    _, place, counts = np.unique(table.column("key").to_numpy(), return_inverse=True, return_counts=True)
-    namesakes = counts[place]
-    return pa.table({"row": table.column("row"), "namesakes": namesakes.astype(np.uint32)}).filter(
-        pa.array(namesakes > 1)
+    key = table.column("key").to_numpy()
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])[: len(key)])
+    counts = np.diff(starts, append=len(key))
+    namesakes = np.repeat(counts, counts)
+    shared = np.flatnonzero(namesakes > 1)
+    return pa.table(
+        {"row": table.column("row").take(pa.array(shared)), "namesakes": namesakes[shared].astype(np.uint32)}
     )
 
 
