@@ -24,6 +24,7 @@ from tamis.steps import Batch, Fold, Summary
 SAMPLE = 256  # documents per cluster that the centroids are fitted to; what faiss takes, too
 ROUNDING = 2.0**-22  # twice the bound on float32's error in one product, per dimension, relative to both lengths
 DOCUMENTS_AT_ONCE = 16384
+FEW = 1 << 22  # multiplications that are over before faiss' threads have met
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def nearest_centroids(vectors: Int16, centroids: Int16) -> tuple[Int64, Int64]:
 
 def _nearest(vectors: Int16, wide: Float32, centroids: Int16) -> Int64:
     """By faiss where its float32 decides, by exact products for the rest. wide : the centroids in float32."""
+    if vectors.size * len(centroids) <= FEW:
+        return np.asarray(products(vectors, centroids).argmax(axis=1), np.int64)
     import faiss
 
     found, index = faiss.knn(vectors.astype(np.float32), wide, 2, metric=faiss.METRIC_INNER_PRODUCT)

@@ -89,15 +89,19 @@ def twin_nearest(vectors, centroids):
     return [each.index(max(each)) for each in found], [max(each) for each in found]
 
 
-@given(DIRECTIONS, st.integers(1, 6))
-def test_the_nearest_centroid_is_the_first_of_the_best(vectors, k):
-    index, product = nearest_centroids(vectors, vectors[:k])
+@pytest.mark.parametrize("few", [0, 1 << 22], ids=["faiss", "exact"])
+@given(vectors=DIRECTIONS, k=st.integers(1, 6))
+def test_the_nearest_centroid_is_the_first_of_the_best(few, vectors, k):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tamis.clustering.FEW", few)
+        index, product = nearest_centroids(vectors, vectors[:k])
     assert (index.tolist(), product.tolist()) == twin_nearest(vectors, vectors[:k])
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 19, 20, 333, 3000])
-def test_assignment_does_not_depend_on_how_many_are_asked_about(at_once):
+def test_assignment_does_not_depend_on_how_many_are_asked_about(at_once, monkeypatch):
     """faiss and BLAS give other last bits for other numbers of queries, and these centroids lie in pairs."""
+    monkeypatch.setattr("tamis.clustering.FEW", 0)
     vectors, centroids = random_directions(3000, 64), random_directions(50, 64, 3, clumps=50)
     twins = centroids.copy()
     twins[:, 0] += 1  # closer than float32 can tell
