@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tamis.kernels.exact import exact_keys
 from tamis.kernels.members import are_members, count_shared_ngrams, members_of, ngrams_of
-from tamis.kernels.shingles import words_of
 from tamis.kernels.ngrams import (
     count_ngrams,
     extend,
@@ -17,6 +16,7 @@ from tamis.kernels.ngrams import (
     reference_bucket,
     weigh_ngrams,
 )
+from tamis.kernels.shingles import words_of
 from tamis.kernels.words import tokenize
 
 WORD64 = 2**64 - 1
