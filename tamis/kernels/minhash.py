@@ -19,7 +19,7 @@ from tamis.kernels.kernel import kernel
 from tamis.kernels.shingles import Units, fill_shingles, longest_of
 
 UInt32 = npt.NDArray[np.uint32]
-LANES = 64  # shingles are padded to a multiple with a copy of one of them: no minimum changes, no remainder is left
+LANES = 16  # shingles are padded to a multiple with a copy of one of them: no minimum changes, no remainder is left
 
 
 class Family(NamedTuple):
