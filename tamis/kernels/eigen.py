@@ -22,30 +22,47 @@ def eigen(matrix: Float64) -> tuple[Float64, Float64]:
     matrix : float64, (d, d). Raises ValueError if it holds a number that is not finite.
     Source: Golub and Van Loan, Matrix Computations, sections 8.3.1 (Householder) and 8.3.3 (implicit shifts).
     """
+    values, vectors = _solved(matrix, with_vectors=True)
+    order = np.argsort(-values, kind="stable")
+    return values[order], vectors[order]
+
+
+def eigenvalues(matrix: Float64) -> Float64:
+    """The eigenvalues of a symmetric matrix alone, the largest first: float64, (d), as `eigen` finds them."""
+    values, _ = _solved(matrix, with_vectors=False)
+    return np.asarray(-np.sort(-values))
+
+
+def _solved(matrix: Float64, *, with_vectors: bool) -> tuple[Float64, Float64]:
     if not np.isfinite(matrix).all():
         raise ValueError("eigen: expected a matrix of finite numbers, got one with NaN or infinity")
     work = np.array(matrix, np.float64, order="C")
-    diagonal, beside, vectors = _tridiagonal(work)
+    diagonal, beside, factors = _tridiagonal(work)
+    vectors = _rotation(work, factors) if with_vectors else np.zeros((len(work), 0))
     if not _diagonalise(diagonal, beside, vectors):
         raise ValueError(f"eigen: expected to converge within {MOST_TURNS} turns, did not; is the matrix symmetric?")
-    order = np.argsort(-diagonal, kind="stable")
-    return diagonal[order], vectors[order]
+    return diagonal, vectors
 
 
 @kernel
 def _tridiagonal(a: Float64) -> tuple[Float64, Float64, Float64]:
-    """(diagonal, numbers beside it, rotation) with a = rotationᵀ · tridiagonal · rotation; `a` is used up."""
+    """(diagonal, numbers beside it, factors of the reflections); the rows of `a` turn into the reflections."""
     d = len(a)
     beside = np.zeros(d)
     factors = np.zeros(d)
     p = np.empty(d)
+    size = 0.0
+    for i in range(d):
+        for j in range(d):
+            size = max(size, abs(a[i, j]))
+    small = (2.0**-60 * size) ** 2  # below the rounding of what was done before; squares of less would underflow
     for k in range(d - 2):
         v = a[k]  # the reflection that clears the row behind its second number; it stays where it was found
         square = 0.0
         for j in range(k + 2, d):
             square += v[j] * v[j]
         first = v[k + 1]
-        if square == 0.0:
+        if square <= small:
             beside[k] = first
             continue
         length = math.sqrt(first * first + square)
@@ -73,7 +90,7 @@ def _tridiagonal(a: Float64) -> tuple[Float64, Float64, Float64]:
     diagonal = np.empty(d)
     for i in range(d):
         diagonal[i] = a[i, i]
-    return diagonal, beside, _rotation(a, factors)
+    return diagonal, beside, factors
 
 
 @kernel
@@ -103,13 +120,14 @@ def _rotation(a: Float64, factors: Float64) -> Float64:
 def _diagonalise(diagonal: Float64, beside: Float64, vectors: Float64) -> bool:
     """Turns (diagonal, beside) into eigenvalues and the rows of `vectors` with them; whether it converged."""
     d = len(diagonal)
+    size = 0.0
+    for i in range(d):
+        size = max(size, abs(diagonal[i]) + abs(beside[i]))
+    small = 2.0**-53 * size  # as much as the reflections left of zeros: a smaller bound never ends on a null space
     for low in range(d):
         for _ in range(MOST_TURNS):
             high = low
-            while high < d - 1:
-                scale = abs(diagonal[high]) + abs(diagonal[high + 1])
-                if abs(beside[high]) <= 2.0**-53 * scale:
-                    break
+            while high < d - 1 and abs(beside[high]) > small:
                 high += 1
             if high == low:
                 break

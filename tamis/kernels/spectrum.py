@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.kernels.arrow import Int64
+from tamis.kernels.eigen import eigenvalues
 from tamis.kernels.gram import BITS, unpacked
 from tamis.kernels.log import log
 
@@ -63,8 +64,8 @@ def spectrum(matrix: Float64, floor: float = FLOOR) -> Float64:
     out, and the others add up to 1. Nothing is left of a matrix of zeros.
     Raises ValueError if an eigenvalue is so far below zero that it cannot be rounding.
     """
-    values = np.linalg.eigvalsh(matrix)[::-1] if len(matrix) else np.zeros(0)
-    total = values.sum()
+    values = eigenvalues(matrix)
+    total = math.fsum(values)
     if len(values) and values[-1] < -1e-6 * max(values[0], 0.0) - 1e-12:
         raise ValueError(
             f"spectrum: expected no negative eigenvalue, got {values[-1]:g}; similarities must be a kernel"
@@ -73,13 +74,13 @@ def spectrum(matrix: Float64, floor: float = FLOOR) -> Float64:
         return np.zeros(0)
     shares = values / total
     kept = shares[shares >= floor]
-    return np.asarray(kept / kept.sum())
+    return np.asarray(kept / math.fsum(kept))
 
 
 def entropy(shares: Float64) -> float:
     """-Σ p ln p in nats of shares that add up to 1; zeros count nothing."""
     present = shares[shares > 0]
-    return float(-(present * log(np.ascontiguousarray(present))).sum())
+    return -math.fsum(present * log(np.ascontiguousarray(present)))
 
 
 def vendi(shares: Float64, order: float = 1.0) -> float:
@@ -125,7 +126,7 @@ def gain_weights(values: Float64, floor: float) -> Float64:
     Σⱼ wⱼ (eⱼ · z)² / (n + 1), with wⱼ = -(ln pⱼ + H) / t, t the sum of the values and p their shares; a share below
     `floor` counts as `floor`.
     """
-    total = values.sum()
+    total = math.fsum(values)
     if not total > 0:
         return np.zeros(len(values))
     shares = np.maximum(values / total, 0.0)
@@ -138,7 +139,7 @@ def influence_weights(values: Float64, order: float, floor: float = QUANTUM_FLOO
     The sum of the squares of what documents add, divided by n², estimates the variance of ln VS.
     Source: the derivative of ln Σ p^q / (1 - q); Efron 1982, The Jackknife, the Bootstrap, chapter 6.
     """
-    total = values.sum()
+    total = math.fsum(values)
     if not total > 0 or order == 0:
         return np.zeros(len(values))
     shares = np.maximum(values / total, floor)

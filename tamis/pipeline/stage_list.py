@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import SpecError, missing_extra
 from tamis.expressions import Expression
 from tamis.families import build, find, options_of
+from tamis.pipeline.passages import marks_spans
 from tamis.pipeline.program import ProgramSpec
 
 if TYPE_CHECKING:
     from tamis.pipeline.spec import Reader
 
-VERBS = ("embed", "deduplicate", "score", "select", "compare")
+VERBS = ("embed", "deduplicate", "score", "select", "compare", "diversity")
 STAGE_KEYS = ("as", "where", "fit")  # allowed beside any component's own options
 BUDGETS = ("budget_tokens", "budget_documents")
 
@@ -27,6 +28,7 @@ class StageList:
         self._reader, self._seed, self._folder, self._root = reader, seed, folder, root
         self._names: dict[str, int] = {}
         self._arms: list[str] = []
+        self._spans: list[str] = []
         self._tokens_made = False
 
     def programs(self) -> Iterator[ProgramSpec]:
@@ -95,20 +97,40 @@ class StageList:
         lines = self._reader.lines(node)
         if "overlap" in node:
             raise self._fail(lines["overlap"], "compare has no key 'overlap'; it is computed against its own sets")
+        if "spans" in node:
+            raise self._fail(
+                lines["spans"], "compare has no key 'spans'; name arms to be trained on all text in `whole:`"
+            )
         if "compare" in self._names:
             raise self._fail(line, "compare: expected one per file, got a second; compare all arms in one")
         # a user's own `overlap` stage looks at other sets, so it does not stand in for this one
         overlap = "overlap" if "overlap" not in self._names else "evaluation_overlap"
-        built = self._make("pipeline", "compare", {**node, "overlap": overlap}, line, lines)
-        for arm in built.arms:
-            if arm not in self._arms:
-                known = ", ".join(self._arms) or "none"
-                raise self._fail(
-                    lines["arms"], f"compare.arms: no select stage before this one is called {arm!r}; there are {known}"
-                )
+        built = self._make("pipeline", "compare", {**node, "overlap": overlap, "spans": self._spans}, line, lines)
+        self._check_arms("compare", built.arms, lines["arms"])
         options = {"against": [options_of(documents) for documents in built.evaluate.values()]}
         yield self._program("score", "overlap", overlap, self._make("score", "overlap", options, line), line)
         yield self._program("pipeline", "compare", "compare", built, line)
+
+    def _diversity(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        if not isinstance(node, (dict, type(None))):
+            raise self._fail(line, f"diversity: expected options such as `of: vector`, or nothing, got {shown(node)}")
+        if "diversity" in self._names:
+            raise self._fail(line, "diversity: expected one per file, got a second; name all arms in one")
+        lines = self._reader.lines(node) if node else {}
+        said = {key: node[key] for key in ("where",) if node and key in node}
+        self._check_expression("where", said.get("where"), lines.get("where", line))
+        options = {"arms": list(self._arms), **{key: value for key, value in (node or {}).items() if key != "where"}}
+        built = self._make("pipeline", "diversity", options, line, lines)
+        self._check_arms("diversity", built.arms, lines.get("arms", line))
+        yield self._program("pipeline", "diversity", "diversity", built, line, said)
+
+    def _check_arms(self, verb: str, arms: Sequence[str], line: int) -> None:
+        for arm in arms:
+            if arm not in self._arms:
+                known = ", ".join(self._arms) or "none"
+                raise self._fail(
+                    line, f"{verb}.arms: no select stage before this one is called {arm!r}; there are {known}"
+                )
 
     # ---- programs of the engine ----
 
@@ -197,6 +219,8 @@ class StageList:
         if not name.replace("_", "a").isalnum():
             raise self._fail(line, f"expected a name of letters, digits and _, got {name!r}")
         self._names[name] = line
+        if verb == "deduplicate":
+            self._spans += [column for column, kind in built.columns(name).items() if marks_spans(column, kind)]
         for package in built.needs:
             if find_spec(package) is None:
                 raise self._fail(line, str(missing_extra(package, built.extra or component, f"{verb} {name}")))

@@ -76,7 +76,7 @@ class Vendi(Scorer):
         """(eigenvectors, centre, weights): what `quadratic` makes gains of."""
         centre = found.mean if self.centred else np.zeros(len(found.first))
         values, directions = eigen(found.covariance(centre if self.centred else None))
-        if values.sum() <= QUANTUM_FLOOR:  # no documents, or centred ones that are all alike
+        if math.fsum(values) <= QUANTUM_FLOOR:  # no documents, or centred ones that are all alike
             return directions, centre, np.zeros((len(centre), 1))
         floor = max(1 / (math.e * (found.uses + 1)), QUANTUM_FLOOR)
         return directions, centre, gain_weights(values, floor)[:, None]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tamis.kernels.eigen import eigen
+from tamis.kernels.eigen import eigen, eigenvalues
 from tamis.kernels.gram import BITS, MOST_DOCUMENTS, fixed_point, gram, quadratic, sum_of, unpacked
 
 SHAPES = st.tuples(st.integers(0, 12), st.integers(1, 9))
@@ -156,6 +156,29 @@ def test_repeated_and_tiny_eigenvalues(matrix):
     values, vectors = eigen(matrix)
     assert values == pytest.approx(np.linalg.eigvalsh(matrix)[::-1], abs=1e-14)
     assert np.abs((vectors.T * values) @ vectors - matrix).max() < 1e-14
+
+
+@pytest.mark.parametrize(("rank", "d"), [(40, 120), (1, 60), (119, 120)])
+def test_a_matrix_with_a_null_space(rank, d):
+    x = drawn(rank, d).astype(np.float64)
+    matrix = x.T @ x
+    values, vectors = eigen(matrix)
+    assert values[0] > 1
+    assert np.abs(values[rank:]).max() < 1e-12 * values[0]
+    assert np.abs((vectors.T * values) @ vectors - matrix).max() < 1e-12 * values[0]
+    assert eigenvalues(matrix) == pytest.approx(values, abs=1e-13 * values[0])
+
+
+def test_blocks_of_ones_in_any_order():
+    """Exact zeros behind the first reflections: what is left of rounding must not be divided by its square."""
+    groups = np.arange(60) % 7 % 3
+    values, _ = eigen((groups[:, None] == groups).astype(np.float64))
+    assert values == pytest.approx([26, 17, 17, *[0] * 57], abs=1e-13)
+
+
+@given(SYMMETRIC)
+def test_eigenvalues_alone_are_the_same(matrix):
+    assert eigenvalues(matrix).tobytes() == eigen(matrix)[0].tobytes()
 
 
 def test_numbers_that_are_not_finite_have_no_eigenvectors():
