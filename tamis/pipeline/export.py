@@ -17,23 +17,19 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
 from tamis.corpus import layer_file, publish, read_batches, read_layer
-from tamis.dedup.base import SPANS
 from tamis.errors import ColumnError, ContractError, LedgerError
-from tamis.kernels.arrow import Int64, strings_of, text_of
-from tamis.kernels.spans import spans_of, united, without_spans
-from tamis.kernels.words import count_words, tokenize
+from tamis.kernels.arrow import Int64
 from tamis.pipeline.layout import CorpusRef
+from tamis.pipeline.passages import SPANS_SUFFIX, cut, marks_spans
 from tamis.pipeline.workers import Task, Workers
 
 FORMATS = ("parquet", "jsonl.zst")
 MANIFEST = "manifest.json"
 REQUEST = ".export.json"  # there while an export is being written
-SPANS_SUFFIX = "_spans"
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _span_layers(run: Path, catalog: Mapping[str, Any], stages: Sequence[str] | 
     found = {
         name.removesuffix(SPANS_SUFFIX): name
         for name, where in catalog["columns"].items()
-        if name.endswith(SPANS_SUFFIX) and where["type"] == str(SPANS)
+        if marks_spans(name, where["type"])
     }
     if unknown := [stage for stage in stages or () if stage not in found]:
         raise ColumnError(f"{run}: no stage {unknown[0]!r} that marks spans; it has {', '.join(found) or 'none'}")
@@ -175,7 +171,7 @@ def _export_shard(request_path: str, number: int) -> dict[str, Any] | None:
         times = times[times > 0]
         if marked:
             spans = [column.slice(position, batch.num_rows).take(chosen) for column in marked]
-            table, times = _cut(table, times, spans, left_out)
+            table, times = _without_passages(table, times, spans, left_out)
         parts.append(table.take(pa.array(np.repeat(np.arange(len(times)), times))))
         position += batch.num_rows
     table = pa.concat_tables(parts)
@@ -192,27 +188,21 @@ def _layer(folder: Path, number: int, name: str) -> pa.ChunkedArray:
     return read_layer(folder / layer_file(number), [name]).column(name)
 
 
-def _cut(
+def _without_passages(
     table: pa.Table, times: Int64, marked: Sequence[pa.ChunkedArray], left_out: Counter[str]
 ) -> tuple[pa.Table, Int64]:
     """The documents without their spans, and how often each is used: 0 times if it has no words left.
 
     times : int64, (n), how often the arm uses each. marked : columns of spans. left_out : adds up what is, in uses.
     """
-    spans = united([spans_of(column) for column in marked])
-    text, gone = without_spans(text_of(table["text"]), spans)
-    strings = strings_of(text.offsets, text.data)
-    changed = np.flatnonzero(gone)
-    is_empty = np.zeros(len(gone), np.bool_)
-    is_empty[changed] = count_words(tokenize(text_of(strings.take(pa.array(changed))))) == 0
+    found = cut(table["text"], marked)
     left_out.update(
-        spans=int((np.diff(spans.document) * times).sum()),
-        bytes=int((gone * times).sum()),
-        documents=int(times[is_empty].sum()),
+        spans=int((found.spans * times).sum()),
+        bytes=int((found.bytes * times).sum()),
+        documents=int(times[found.is_empty].sum()),
     )
     place = table.schema.get_field_index("text")
-    cut = pc.cast(strings, table.schema.field(place).type)
-    return table.set_column(place, "text", cut), np.where(is_empty, 0, times)
+    return table.set_column(place, "text", found.texts), np.where(found.is_empty, 0, times)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:

@@ -175,7 +175,6 @@ def test_the_audit_of_marked_passages_works(ran):
     from tamis.audit.why import why
 
     told = why(open_run(ran.folder), "one")
-    assert "short_spans" in told
-    assert "short_kept_by" in told
+    assert "deduplicate short" in told
     page = write_report(open_run(ran.folder)).read_text("utf-8")
     assert "short" in page

@@ -1,7 +1,8 @@
 """Does it help? A proxy model per arm and seed, on equal tokens, judged on held-out text with an interval.
 
 The pool's held-out documents (a fixed share, drawn by id) and everything that overlaps an evaluation set are left
-out of the training of every arm, and counted. Protocol: docs/methods/compare.md.
+out of the training of every arm, and counted; passages that deduplicators marked are left out of the text, as an
+export leaves them out. Protocol: docs/compare.md.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.errors import ContractError
+from tamis.kernels.spans import covered_bytes, spans_of, united
 from tamis.models.packing import pack
 from tamis.models.sizes import size
 from tamis.models.tokenizer import Tokenizer
+from tamis.pipeline.passages import cut
 from tamis.pipeline.stages.judge import encode_sets, judge, one_thread
 from tamis.pipeline.stages.verdict import told, verdict
 from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
@@ -38,7 +41,8 @@ class Compare(Component):
     arms : names of select stages; control : the one that the others are compared with (by default the last).
     size : of the proxy models. seeds : runs per arm; each has its own first weights and order of data.
     evaluate : held-out sets by name. tokens : training tokens per run (by default those of the smallest arm).
-    evaluate_bytes : text per held-out set, drawn by document. level : of the intervals.
+    evaluate_bytes : text per held-out set, drawn by document. level : of the intervals. whole : arms that are trained
+    on whole texts, with the passages that an export leaves out.
     Source: methods of small-scale comparison as in Magnusson et al. 2025 (DataDecide); bits per byte over seeds.
     """
 
@@ -50,6 +54,8 @@ class Compare(Component):
     control: str | None = None
     evaluate_bytes: Annotated[int, Field(gt=0)] = 400_000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    whole: tuple[str, ...] = ()
+    spans: tuple[str, ...] = ()  # the columns of passages that an export leaves out; set by the specification
     overlap: str = "overlap"  # the column that says which documents overlap these sets; set by the specification
 
     seeded: ClassVar[bool] = True
@@ -60,6 +66,8 @@ class Compare(Component):
         size(self.size)
         if self.control is not None and self.control not in self.arms:
             raise ValueError(f"control: expected one of the arms {', '.join(self.arms)}, got {self.control!r}")
+        if unknown := [arm for arm in self.whole if arm not in self.arms]:
+            raise ValueError(f"whole: expected some of the arms {', '.join(self.arms)}, got {unknown[0]!r}")
         reserved = [name for name in self.evaluate if name == "pool" or name.startswith("pool/")]
         if reserved:
             raise ValueError(
@@ -75,6 +83,7 @@ class Compare(Component):
             "n_bytes",
             "n_tokens",
             self.overlap,
+            *self.spans,
             *(f"{arm}_repeats" for arm in self.arms),
         )
 
@@ -128,6 +137,8 @@ class Compare(Component):
             "size": self.size,
             "seeds": self.seeds,
             "tokens": tokens,
+            "spans": list(self.spans),
+            "span_bytes_left_out": {arm: int(counts[f"{arm}_span_bytes"]) for arm in self.arms},
             "overlap_left_out": {arm: int(counts[f"{arm}_overlap"]) for arm in self.arms},
             "held_out_left_out": {arm: int(counts[f"{arm}_held_out"]) for arm in self.arms},
             "documents": {arm: int(counts[f"{arm}_documents"]) for arm in self.arms},
@@ -145,19 +156,28 @@ class Compare(Component):
         overlap = pc.fill_null(batch[self.overlap], True).to_numpy(zero_copy_only=False)
         return repeats, overlap, self._held_out(seed, batch)
 
+    def _marked(self, arm: str) -> tuple[str, ...]:
+        """The columns of what is left out of this arm's texts."""
+        return () if arm in self.whole else self.spans
+
     def _count(self, seed: int, batch: Batch) -> Summary:
         facts: dict[str, Any] = {}
-        tokens = pc.fill_null(batch["n_tokens"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        tokens, sizes = (
+            pc.fill_null(batch[name], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            for name in ("n_tokens", "n_bytes")
+        )
         for arm in self.arms:
             repeats, overlap, held = self._usable(seed, arm, batch)
             used = np.where(overlap | held, 0, repeats)
+            marked = [spans_of(batch[column]) for column in self._marked(arm)]
+            gone = covered_bytes(united(marked)) if marked else np.zeros(len(batch), np.int64)
             facts |= {
-                f"{arm}_tokens": (used * tokens).sum(),
+                f"{arm}_tokens": (used * (tokens - tokens * gone // np.maximum(sizes, 1))).sum(),
+                f"{arm}_span_bytes": (used * gone).sum(),
                 f"{arm}_documents": np.count_nonzero(used),
                 f"{arm}_overlap": np.count_nonzero((repeats > 0) & overlap),
                 f"{arm}_held_out": np.count_nonzero((repeats > 0) & held & ~overlap),
             }
-        sizes = pc.fill_null(batch["n_bytes"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
         facts["held_out_bytes"] = sizes[self._held_out(seed, batch)].sum()
         return {name: np.array(value, np.int64) for name, value in facts.items()}
 
@@ -172,11 +192,14 @@ class Compare(Component):
         share = min(1.0, MARGIN * tokens / max(1, int(counts[f"{arm}_tokens"])))
         encoder = Tokenizer.load(Path(tokenizer))
         ids, lengths, hashes, repeats = [], [], [], []
-        for batch in workshop.documents(columns=("doc_id", "text", "n_bytes", self.overlap, f"{arm}_repeats")):
+        marked = self._marked(arm)
+        columns = ("doc_id", "text", "n_bytes", self.overlap, f"{arm}_repeats", *marked)
+        for batch in workshop.documents(columns=columns):
             times, overlap, held = self._usable(seed, arm, batch)
             order = seeds.hash64(seed, f"order {arm}", batch.doc_ids)
             chosen = np.flatnonzero((times > 0) & ~overlap & ~held & seeds.within(order, share))
-            found, offsets = encoder.encode(batch["text"].take(pa.array(chosen)).to_pylist())
+            chosen, texts = _texts(batch, chosen, marked)
+            found, offsets = encoder.encode(texts.to_pylist())
             ids.append(found)
             lengths.append(np.diff(offsets))
             hashes.append(order[chosen])
@@ -231,6 +254,16 @@ class Compare(Component):
             "scores": scores,
             "_tokens_per_second": facts["tokens_per_second"],
         }
+
+
+def _texts(batch: Batch, chosen: npt.NDArray[np.intp], marked: Sequence[str]) -> tuple[npt.NDArray[np.intp], pa.Array]:
+    """The texts of the chosen documents as an export writes them, and which documents have any words left."""
+    place = pa.array(chosen)
+    texts = batch["text"].take(place)
+    if not marked:
+        return chosen, texts
+    found = cut(texts, [batch[column].take(place) for column in marked])
+    return chosen[~found.is_empty], found.texts.filter(pa.array(~found.is_empty))
 
 
 def _model_seed(pool: Pool, seed: int) -> int:
