@@ -16,7 +16,7 @@ from tamis.dedup.base import DECISION, Deduplicator, decide_clusters
 from tamis.kernels.arrow import Int64, UInt64, flattened
 from tamis.kernels.bits import spread
 from tamis.kernels.buckets import FOUND, planted_hits, similarities, star_edges, unique_edges
-from tamis.kernels.canaries import BINS, bin_of, planted_copies
+from tamis.kernels.canaries import BINS, bin_of, planted_copies, taken
 from tamis.kernels.lsh import bands_for, candidate_share, half_point
 from tamis.kernels.minhash import band_keys, signatures
 from tamis.kernels.shingles import Units, characters_of, shingle_sets
@@ -129,7 +129,7 @@ class Minhash(Deduplicator):
         seen = similarity
         if self.verify == "signature":
             k = int(np.prod(self.banding))
-            mine, theirs = signatures(units, self.ngram, k)[chosen], signatures(copies, self.ngram, k)
+            mine, theirs = signatures(taken(units, chosen), self.ngram, k), signatures(copies, self.ngram, k)
             seen = (mine == theirs).mean(axis=1)
         enough = np.ones(len(chosen), bool) if self.verify == "none" else seen >= self.least_similarity
         return copies, ((bin_of(similarity) + 1) << 2 | enough * CONFIRMED).astype(np.uint8), chosen

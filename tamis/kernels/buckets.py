@@ -86,33 +86,48 @@ def unique_edges(first: UInt64, last: UInt64) -> tuple[UInt64, UInt64]:
 
 @kernel
 def planted_hits(key: UInt64, row: UInt64, planted: UInt8) -> tuple[UInt64, UInt8]:
-    """(row, planted) of every planted copy, with the bit FOUND where its original is in the bucket: (c) each."""
+    """(row, planted) of every planted copy, with the bit FOUND where its original is in the bucket: (c) each.
+
+    A document has one planted copy at most.
+    """
     count = 0
     for i in range(len(key)):
         count += planted[i] != 0
     rows, codes = np.empty(count, np.uint64), np.empty(count, np.uint8)
     count, begin = 0, 0
     while begin < len(key):
-        end = begin
+        end, copies = begin, count
         while end < len(key) and key[end] == key[begin]:
+            if planted[end]:
+                rows[copies], codes[copies] = row[end], planted[end]
+                copies += 1
             end += 1
-        for i in range(begin, end):
-            if planted[i]:
-                code = planted[i]
-                for j in range(begin, end):
-                    if planted[j] == 0 and row[j] == row[i]:
-                        code |= FOUND
-                rows[count], codes[count] = row[i], code
-                count += 1
-        begin = end
+        if copies > count:
+            _find_originals(row[begin:end], planted[begin:end], rows[count:copies], codes[count:copies])
+        count, begin = copies, end
     return rows, codes
+
+
+@kernel
+def _find_originals(row: UInt64, planted: UInt8, copies: UInt64, codes: UInt8) -> None:
+    """Gives the copies in one bucket the bit FOUND where their original is a member."""
+    slots = slots_for(2 * len(copies))
+    mask = len(slots.key) - 1
+    for c in range(len(copies)):
+        at = find(slots, mix(copies[c]), mask)
+        slots.stamp[at], slots.key[at], slots.value[at] = slots.round[0], mix(copies[c]), c
+    for i in range(len(row)):
+        if planted[i] == 0:
+            at = find(slots, mix(row[i]), mask)
+            if slots.stamp[at] == slots.round[0]:
+                codes[slots.value[at]] |= FOUND
 
 
 @kernel
 def similarities(hub: UInt64, row: UInt64, start: Int64, values: UInt64, as_sets: bool) -> npt.NDArray[np.float32]:
     """How similar each document is to its group's hub: float32, (m); NaN for the hub itself, or if it is not there.
 
-    hub, row : uint64, (m), grouped by hub; the hub is the member with row == hub. start : int64, (m + 1), where each
+    hub, row : uint64, (m), grouped by hub; the hub is any member with row == hub. start : int64, (m + 1), where each
     member's values lie. as_sets : the Jaccard similarity of two sets of values; otherwise the share of places at
     which the values are equal.
     """
@@ -136,7 +151,7 @@ def similarities(hub: UInt64, row: UInt64, start: Int64, values: UInt64, as_sets
                     place = find(slots, value, mask)
                     slots.stamp[place], slots.key[place] = slots.round[0], value
             for i in range(begin, end):
-                if i == at:
+                if row[i] == hub[i]:
                     continue
                 mine = values[start[i] : start[i + 1]]
                 common = 0

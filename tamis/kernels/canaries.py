@@ -22,7 +22,7 @@ def planted_copies(units: Units, n: int, chosen: Int64, drawn: UInt64) -> tuple[
     lost = (1 - aimed) / (1 + aimed)  # the share of shingles that goes from one side and comes on the other
     replaced = 1 - (1 - lost) ** (1 / n)  # a unit that changes takes n shingles with it
     copies = _edited(units, chosen, drawn, replaced)
-    ours, theirs = shingle_sets(_taken(units, chosen), n), shingle_sets(copies, n)
+    ours, theirs = shingle_sets(taken(units, chosen), n), shingle_sets(copies, n)
     similarity = np.ones(len(chosen))
     for i in range(len(chosen)):
         one = ours[1][ours[0][i] : ours[0][i + 1]]
@@ -38,7 +38,8 @@ def bin_of(similarity: npt.NDArray[np.float64]) -> Int64:
 
 
 @kernel
-def _taken(units: Units, chosen: Int64) -> Units:
+def taken(units: Units, chosen: Int64) -> Units:
+    """The units of some documents. chosen : int64, (c), their places."""
     document = np.zeros(len(chosen) + 1, np.int64)
     for c in range(len(chosen)):
         document[c + 1] = document[c] + units.document[chosen[c] + 1] - units.document[chosen[c]]
@@ -50,7 +51,7 @@ def _taken(units: Units, chosen: Int64) -> Units:
 
 @kernel
 def _edited(units: Units, chosen: Int64, drawn: UInt64, replaced: npt.NDArray[np.float64]) -> Units:
-    copies = _taken(units, chosen)
+    copies = taken(units, chosen)
     for c in range(len(chosen)):
         for i in range(copies.document[c], copies.document[c + 1]):
             number = mix(drawn[c] + np.uint64(i - copies.document[c] + 1) * GOLDEN)

@@ -1,5 +1,7 @@
 """What banding does to pairs of a similarity: the S-curve, its half point, the bands that suit a threshold."""
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,7 @@ def half_point(bands: int, rows: int) -> float:
     return float((1 - 2.0 ** (-1 / bands)) ** (1 / rows))
 
 
+@lru_cache(maxsize=64)  # components ask for every batch
 def bands_for(threshold: float, k: int) -> tuple[int, int]:
     """(bands, rows) with bands × rows <= k that make least errors about a threshold.
 
