@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--bands", type=int, default=14)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--hash", choices=["sha1", "xxh32"], default="xxh32")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clusters")
     arguments = parser.parse_args()
     hashes = arguments.bands * arguments.rows
@@ -39,7 +40,7 @@ def main() -> None:
             clock = time.perf_counter()
             sets = [[shingle.encode() for shingle in shingles(text)] for text in texts]
             clock = _lap(seconds, "shingles in Python", clock)
-            signatures = MinHash.bulk(sets, num_perm=hashes, **kinds)
+            signatures = MinHash.bulk(sets, num_perm=hashes, seed=arguments.seed, **kinds)
             clock = _lap(seconds, "signatures", clock)
             for name, signature, found in zip(names, signatures, sets, strict=True):
                 if found:  # a text without words is nobody's duplicate

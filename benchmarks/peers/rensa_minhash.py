@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import time
+from array import array
 from collections import defaultdict
 from importlib.metadata import version
 
@@ -42,6 +43,10 @@ def main() -> None:
             clock = _lap(seconds, "bands", clock)
             RMinHash.digest_matrix_from_token_sets_rho(sets, hashes, 42)
             _lap(seconds, "signatures, rho", clock)
+            flat, offsets = _hashed(sets)
+            clock = time.perf_counter()
+            RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, hashes, 42)
+            _lap(seconds, "signatures of hashes", clock)
             documents += len(texts)
             duplicates += sum(flags)
     print(
@@ -55,6 +60,15 @@ def main() -> None:
             }
         )
     )
+
+
+def _hashed(sets: list[list[str]]) -> tuple[array, array]:
+    """The shingles' hashes in a row, and where each document's begin."""
+    flat, offsets = array("Q"), array("Q", [0])
+    for hashes in RMinHash.hash_token_sets(sets):
+        flat.extend(hashes)
+        offsets.append(len(flat))
+    return flat, offsets
 
 
 def _lap(seconds: dict[str, float], name: str, since: float) -> float:

@@ -16,9 +16,9 @@ def words(text: str) -> list[str]:
 def shingles(text: str, ngram: int = NGRAM) -> list[str]:
     """Runs of `ngram` words, repeats included; a shorter text is one shingle, a text without words has none."""
     found = words(text)
-    if not found:
-        return []
-    return [" ".join(found[i : i + ngram]) for i in range(max(1, len(found) - ngram + 1))]
+    if len(found) < ngram:
+        return [" ".join(found)] if found else []
+    return list(map(" ".join, zip(*(found[i:] for i in range(ngram)), strict=False)))
 
 
 def jaccard(a: str, b: str) -> float:
