@@ -104,7 +104,7 @@ class Semantic(Deduplicator):
             epsilon = chosen_epsilon((yield Fold((), _tally, joins=measured)), self.keep_fraction)
         decisions = yield self._exchange(pool, found.centroids, len(found.centroids), epsilon)
         findings = self._findings(found, epsilon, (yield Fold((), _tally, joins=decisions)))
-        settled = yield from self.settle(pool, decisions, findings, [self._line(pool, findings)])
+        settled = yield from self.settle(pool, decisions, findings, [self._line(findings)])
         return replace(settled, apply=partial(_with_nearest, pool.name, settled.apply))
 
     def _exchange(self, pool: Pool, centroids: Int16, some: int, epsilon: float) -> Exchange:
@@ -183,10 +183,10 @@ class Semantic(Deduplicator):
             "curve": {"epsilon": EPSILONS.tolist(), "kept": curve(tally).tolist()},
         }
 
-    def _line(self, pool: Pool, found: Mapping[str, Any]) -> str:
+    def _line(self, found: Mapping[str, Any]) -> str:
         wanted = "" if self.keep_fraction is None else f", {self.keep_fraction:.1%} were asked for"
         return (
-            f"{pool.name}: {found['documents']:,} documents in {found['clusters']:,} clusters; at epsilon "
+            f"{found['documents']:,} documents in {found['clusters']:,} clusters; at epsilon "
             f"{found['epsilon']:g} {found['kept'] / max(1, found['documents']):.1%} stay{wanted}"
         )
 

@@ -289,7 +289,7 @@ def test_the_curve_is_the_share_kept_at_each_epsilon():
     assert findings.file == "findings/x.json"
     cosines = findings.content["mean_cosine"]
     assert all(b > a - 1e-4 for a, b in pairwise(cosines)), "it rises, but for rounding"
-    assert any(line.startswith("x: 500 documents in 22 clusters; at epsilon 0.1 ") for line in findings.lines)
+    assert any(line.startswith("500 documents in 22 clusters; at epsilon 0.1 ") for line in findings.lines)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.75, 0.9])
