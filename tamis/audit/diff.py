@@ -9,10 +9,10 @@ from typing import Any
 
 import duckdb
 
-from tamis.audit.evidence import is_ranked, quoted
+from tamis.audit.evidence import is_ranked
 from tamis.audit.reader import Run
 from tamis.audit.sql import aligned, cell, one_line
-from tamis.audit.view import connected
+from tamis.audit.view import connected, quoted
 from tamis.errors import ColumnError
 
 EXAMPLES = 3

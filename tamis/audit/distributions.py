@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 
 from tamis.audit.charts import Scale
-from tamis.audit.evidence import quoted
 from tamis.audit.reader import Arm, Column, Run
+from tamis.audit.view import quoted
 
 BINS = 48
 TAIL = 0.003  # of the documents lie beyond each end of the axis, and are drawn at it

@@ -13,11 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tamis.audit.deduplicators import component_of, of_spans
+from tamis.audit.duplicates import Duplicates, duplicates_of
+from tamis.audit.losses import Losses, losses_of
 from tamis.audit.reader import Arm, Column, Run, Stage
+from tamis.audit.view import quoted
 from tamis.corpus import SHARD_BITS
-from tamis.errors import ColumnError, SpecError
+from tamis.errors import ColumnError
 from tamis.selectors.base import Selector
-from tamis.steps import Batch, Component
+from tamis.steps import Batch
 
 CLOSE = 0.85  # Jaro–Winkler similarity from which an id may be a misspelt one
 BEGINNING = 300  # characters of a text that are shown
@@ -31,17 +35,6 @@ class Standing:
     below: float
     equal: float
     below_in_source: float | None
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """What a deduplicator says. kept_by: the document that stays instead, None if this one stays."""
-
-    stage: str
-    cluster: int | None
-    size: int
-    kept_by: str | None
-    kept_by_text: str | None
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,7 @@ class Evidence:
     text: str | None
     standings: Mapping[str, Standing]
     duplicates: Sequence[Duplicates]
+    losses: Sequence[Losses]
     fates: Sequence[Fate]
     quarantine: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
@@ -98,14 +92,14 @@ def evidence(run: Run, doc_id: str) -> list[Evidence]:
             raise _unknown(run, connection, doc_id)
         rows = [row for (row,) in found]
         documents = run.at(rows, list(run.columns))
-        survivors = _survivors(run, connection, documents.values())
+        duplicates = {row: duplicates_of(run, connection, values) for row, values in documents.items()}
         standings = {row: _standings(run, connection, values) for row, values in documents.items()}
     fates = {row: list[Fate]() for row in rows}
     for arm in run.arms.values():
         for row, cut in cuts(run, arm, documents).items():
             values = documents[row]
             fates[row].append(Fate(arm.name, values[arm.repeats], values[arm.reason], cut))
-    return [_assembled(run, documents[row], standings[row], survivors, fates[row]) for row in rows]
+    return [_assembled(run, documents[row], standings[row], duplicates[row], fates[row]) for row in rows]
 
 
 def _unknown(run: Run, connection: duckdb.DuckDBPyConnection, doc_id: str) -> ColumnError:
@@ -123,51 +117,23 @@ def _assembled(
     run: Run,
     values: dict[str, Any],
     standings: Mapping[str, Standing],
-    survivors: Mapping[tuple[str, str], str],
+    duplicates: Sequence[Duplicates],
     fates: Sequence[Fate],
 ) -> Evidence:
     row = values["row"]
     shard = next(shard for shard in run.shards if shard.number == row >> SHARD_BITS)
     record = shard.first_record + (row & ((1 << SHARD_BITS) - 1)) + 1
-    duplicates = [_duplicates(stage.name, values, survivors) for stage in _deduplicators(run)]
+    losses = [losses_of(run, stage, values) for stage in of_spans(run)]
     text = values.pop("text", None)
     about = [entry for entry in run.quarantine() if entry.get("row") == row]
     return Evidence(
         values["doc_id"], row, values["source"], shard.label, record, values, beginning(text), standings, duplicates,
-        fates, about,
+        losses, fates, about,
     )  # fmt: skip
-
-
-def _duplicates(name: str, values: Mapping[str, Any], survivors: Mapping[tuple[str, str], str]) -> Duplicates:
-    kept_by = values[f"{name}_kept_by"]
-    size = values[f"{name}_size"] or 1
-    return Duplicates(name, values[f"{name}_cluster"], size, kept_by, survivors.get((name, kept_by or "")))
 
 
 def beginning(text: str | None) -> str | None:
     return None if text is None else text[:BEGINNING]
-
-
-def _deduplicators(run: Run) -> list[Stage]:
-    suffixes = ("duplicate", "kept_by", "cluster", "size")
-    return [stage for stage in run.stages if all(f"{stage.name}_{suffix}" in run.columns for suffix in suffixes)]
-
-
-def _survivors(run: Run, connection: duckdb.DuckDBPyConnection, documents: Any) -> dict[tuple[str, str], str]:
-    """The beginning of the text that stays instead, by deduplicator and id."""
-    documents = list(documents)
-    ids = {values[f"{stage.name}_kept_by"] for values in documents for stage in _deduplicators(run)} - {None}
-    if not ids:
-        return {}
-    query = f"SELECT row FROM documents WHERE doc_id IN ({', '.join('?' * len(ids))})"
-    rows = [row for (row,) in connection.execute(query, sorted(ids)).fetchall()]
-    texts = {}
-    marks = [f"{stage.name}_duplicate" for stage in _deduplicators(run)]
-    for values in run.at(rows, ["doc_id", "text", *marks]).values():
-        for stage in _deduplicators(run):
-            if not values[f"{stage.name}_duplicate"]:
-                texts[stage.name, values["doc_id"]] = beginning(values["text"]) or ""
-    return texts
 
 
 def _standings(run: Run, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Any]) -> dict[str, Standing]:
@@ -212,10 +178,6 @@ def _is_known(value: Any) -> bool:
     return value is not None and value == value  # noqa: PLR0124 - NaN is not itself
 
 
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 # ---- the cut ----
 
 
@@ -223,7 +185,7 @@ def cuts(run: Run, arm: Arm, documents: Mapping[int, Mapping[str, Any]]) -> dict
     """How each of these documents stands to the arm's cut; None for what was dropped before it, or without a budget."""
     stage = next(stage for stage in run.stages if stage.verb == "select" and stage.name == arm.name)
     wanted = {row for row, values in documents.items() if values[arm.repeats] or values[arm.reason] == "cut"}
-    selector = _selector(stage) if wanted else None
+    selector = component_of(stage) if wanted else None
     if not isinstance(selector, Selector) or type(selector).steps is not Selector.steps:
         return dict.fromkeys(documents, None)
     if not (selector.budget_tokens or selector.budget_documents):
@@ -233,14 +195,6 @@ def cuts(run: Run, arm: Arm, documents: Mapping[int, Mapping[str, Any]]) -> dict
     for batch in run.batches([*_read(run, selector), arm.repeats, arm.reason]):
         ranking.take(_priority(stage, selector, batch), batch, arm)
     return {row: ranking.cut(row) if row in wanted else None for row in documents}
-
-
-def _selector(stage: Stage) -> Component | None:
-    """The stage's component, if it is one of tamis: a run is only read, so a user's own code is not run from here."""
-    try:
-        return stage.program().build()
-    except SpecError:
-        return None
 
 
 def _read(run: Run, selector: Selector) -> list[str]:

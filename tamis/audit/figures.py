@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from tamis.audit.evidence import quoted
 from tamis.audit.reader import Arm, Column, Run
+from tamis.audit.view import quoted
 from tamis.expressions import Expression
 
 SOURCES = 24  # the largest by bytes are shown one by one

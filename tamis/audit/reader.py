@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tamis.audit.deduplicators import clusters_query, findings_table
 from tamis.audit.view import connected
 from tamis.corpus import SHARD_BITS, Shard, layer_file, open_parquet, read_batches, read_layer, row_numbers
 from tamis.errors import ColumnError, ContractError, LedgerError
@@ -260,8 +261,10 @@ class Run:
         return found
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the view `documents`; it reaches no file, no network and no extension."""
-        return connected({"documents": self})
+        """A DuckDB connection with the views `documents`, `clusters` and `findings`, which reaches nothing else."""
+        return connected(
+            {"documents": self}, {"findings": findings_table(self.path)}, {"clusters": clusters_query(self)}
+        )
 
     # ---- the books ----
 

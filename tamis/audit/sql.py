@@ -1,4 +1,4 @@
-"""One SELECT over the view `documents`, and any small table as aligned plain text."""
+"""One SELECT over the views of a run, and any small table as aligned plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import duckdb
 import pyarrow as pa
 
 from tamis.audit.reader import Run
-from tamis.audit.view import connected
 from tamis.errors import SpecError
 
 CELL_WIDTH = 60
@@ -20,8 +19,11 @@ JOINERS = "\u200c\u200d"  # invisible, and part of how Persian, Hindi and others
 
 
 def sql(run: Run, query: str, rows: int | None = None) -> pa.Table:
-    """What a SELECT over the view `documents` returns; at most `rows` rows of it, if given, without making the rest.
+    """What a SELECT returns; at most `rows` rows of it, if given, without making the rest.
 
+    There are three views: `documents`, with all columns of all layers; `clusters`, one row per cluster of every
+    deduplicator (stage, cluster, size, survivor, bytes, similarity, members); `findings`, what stages found out about
+    the whole corpus (stage, json).
     Raises SpecError for anything but one SELECT, and for one that DuckDB does not understand.
     """
     try:
@@ -29,7 +31,7 @@ def sql(run: Run, query: str, rows: int | None = None) -> pa.Table:
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             kinds = ", ".join(str(statement.type.name) for statement in statements) or "nothing"
             raise SpecError(f"sql: expected one SELECT over the view `documents`, got {kinds}; a run is only read")
-        with connected({"documents": run}) as connection:
+        with run.connect() as connection:
             return _first(connection.sql(query).to_arrow_reader(BATCH_ROWS), rows)
     except duckdb.Error as error:
         raise SpecError(f"sql: {str(error).strip()}") from error

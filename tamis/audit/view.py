@@ -96,12 +96,31 @@ def _as_duckdb_reads(array: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(array), None, array) if pa.types.is_floating(kind) else array
 
 
-def connected(views: Mapping[str, Source]) -> duckdb.DuckDBPyConnection:
-    """A database in memory with these views, and without files, network, extensions or other Python objects."""
+def connected(
+    views: Mapping[str, Source], tables: Mapping[str, pa.Table] | None = None, queries: Mapping[str, str] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A database in memory with these views, and without files, network, extensions or other Python objects.
+
+    tables : small ones, in memory. queries : views made of a SELECT over the others, read only when they are asked.
+    """
     spill = Path(tempfile.gettempdir()) / f"tamis-duckdb-{os.getpid()}"  # made only when memory runs short
     connection = duckdb.connect(":memory:", config={"temp_directory": str(spill), "preserve_insertion_order": True})
     for name, source in views.items():
         connection.register(name, Documents(source))
+    for name, table in (tables or {}).items():
+        connection.register(name, table)
+    for name, query in (queries or {}).items():
+        connection.execute(f"CREATE TEMP VIEW {name} AS {query}")
     for setting in SETTINGS:
         connection.execute(setting)
     return connection
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from tamis.audit.evidence import Cut, Duplicates, Evidence, Fate, Standing, evidence
+from tamis.audit.deduplicators import SPANS
+from tamis.audit.evidence import Cut, Evidence, Fate, Standing, evidence
 from tamis.audit.reader import Run, Stage
 from tamis.audit.sql import one_line
+from tamis.audit.why_duplicates import TOLD_OF_CLUSTERS, duplicate_lines, loss_lines, quoted_text
 from tamis.expressions import Expression
 
 WHERE = "where: "  # how the reasons begin that an arm's conditions give
 WIDTH = 100
-TEXT_WIDTH = 240
+LEAST_WIDTH, MOST_WIDTH = 60, 160  # of the terminal
 TIES_WORTH_SAYING = 0.005
 
 
-def why(run: Run, doc_id: str) -> str:
-    """Every column and decision about the documents with this id, stage by stage.
+def why(run: Run, doc_id: str, width: int | None = None) -> str:
+    """Every column and decision about the documents with this id, stage by stage; texts are laid out to `width`.
 
     Raises ColumnError, with close ids, if there is none. `evidence` has the same as values.
     """
     found = evidence(run, doc_id)
-    pages = ["\n".join(_page(run, document)) for document in found]
+    columns = width or min(MOST_WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    pages = ["\n".join(_page(run, document, max(LEAST_WIDTH, columns))) for document in found]
     if len(found) > 1:
         pages.insert(0, f"{len(found)} documents share the id {one_line(doc_id)}")
     return "\n\n".join(pages)
 
 
-def _page(run: Run, document: Evidence) -> Iterator[str]:
+def _page(run: Run, document: Evidence, width: int) -> Iterator[str]:
     yield one_line(document.doc_id)
     yield f"  {_verdict(document)}"
     if not run.finished:
@@ -36,8 +40,9 @@ def _page(run: Run, document: Evidence) -> Iterator[str]:
     yield ""
     yield "document"
     yield from _pairs(_own(run, document))
+    before: dict[str, str] = {}
     for stage in run.stages:
-        lines = list(_stage(run, stage, document))
+        lines = list(_stage(run, stage, document, before, width))
         if lines:
             yield ""
             yield f"{stage.label}{_by(stage)}"
@@ -67,7 +72,7 @@ def _own(run: Run, document: Evidence) -> Iterator[tuple[str, str]]:
     for column in run.columns.values():
         if not column.layer and column.name not in ("row", "doc_id", "text"):
             yield column.name, _value(document.values[column.name])
-    yield "text", "missing" if document.text is None else _quoted(document.text)
+    yield "text", "missing" if document.text is None else quoted_text(document.text)
 
 
 def _by(stage: Stage) -> str:
@@ -81,19 +86,19 @@ def _by(stage: Stage) -> str:
     return f" · {stage.component}{f' by {score}' if score else ''}, {budget}"
 
 
-def _stage(run: Run, stage: Stage, document: Evidence) -> Iterator[str]:
+def _stage(run: Run, stage: Stage, document: Evidence, before: dict[str, str], width: int) -> Iterator[str]:
     if stage.verb == "select":
         yield from (line for fate in document.fates if fate.arm == stage.name for line in _fate(fate, document))
         return
-    yield from (
-        line for entry in document.duplicates if entry.stage == stage.name for line in _duplicates(entry, document)
-    )
-    shown = {
-        f"{entry.stage}_{suffix}"
-        for entry in document.duplicates
-        for suffix in ("duplicate", "kept_by", "cluster", "size")
-    }
-    names = [column.name for column in run.columns.values() if column.stage == stage.name and column.name not in shown]
+    for entry in document.duplicates:
+        if entry.stage == stage.name:
+            yield from duplicate_lines(entry, width, before)
+    for losses in document.losses:
+        if losses.stage == stage.name:
+            yield from loss_lines(losses, width)
+    told = {f"{entry.stage}_{suffix}" for entry in document.duplicates for suffix in TOLD_OF_CLUSTERS}
+    told |= {f"{entry.stage}_{suffix}" for entry in document.losses for suffix in SPANS}
+    names = [column.name for column in run.columns.values() if column.stage == stage.name and column.name not in told]
     yield from _pairs(
         (name, _value(document.values[name]), _standing(document.standings.get(name), document)) for name in names
     )
@@ -116,18 +121,6 @@ def _standing(standing: Standing | None, document: Evidence) -> str:
     within = standing.below_in_source
     of_source = "" if within is None else f", above {within:.1%} of {one_line(document.source or '')}"
     return f"above {standing.below:.1%}{like} of the pool{of_source}"
-
-
-def _duplicates(entry: Duplicates, document: Evidence) -> Iterator[str]:
-    if entry.size <= 1:
-        yield "  no duplicates"
-    elif entry.kept_by is None:
-        yield f"  it stays, for cluster {entry.cluster} of {entry.size:,} documents"
-    else:
-        cluster = f"cluster {entry.cluster} of {entry.size:,} documents"
-        yield f"  duplicate: {one_line(entry.kept_by)} stays instead, for {cluster}"
-        yield f"    that one  {_quoted(entry.kept_by_text)}"
-        yield f"    this one  {_quoted(document.text)}"
 
 
 def _fate(fate: Fate, document: Evidence) -> Iterator[str]:
@@ -174,10 +167,3 @@ def _value(value: Any) -> str:
         return f"{len(value):,} values"
     text = one_line(str(value))
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
-
-
-def _quoted(text: str | None) -> str:
-    if text is None:
-        return "missing"
-    line = one_line(text)
-    return f"“{line[:TEXT_WIDTH]}{'…' if len(line) > TEXT_WIDTH else ''}”"
