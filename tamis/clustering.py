@@ -22,6 +22,7 @@ from tamis.kernels.directions import Int16, add_up, directions, products
 from tamis.steps import Batch, Fold, Summary
 
 SAMPLE = 256  # documents per cluster that the centroids are fitted to; what faiss takes, too
+CANDIDATES = 8  # documents per cluster among which the first centroids are looked for, so that summaries stay small
 ROUNDING = 2.0**-22  # twice the bound on float32's error in one product, per dimension, relative to both lengths
 DOCUMENTS_AT_ONCE = 16384
 FEW = 1 << 22  # multiplications that are over before faiss' threads have met
@@ -53,7 +54,8 @@ def directions_of(of: str, batch: Batch) -> tuple[Int16, Int64]:
 def spherical_kmeans(of: str, clusters: int | None, rounds: int) -> Generator[Fold, Summary, Clustering]:
     """Steps that find centroids of the column `of`: use with `yield from`.
 
-    clusters : None is the square root of the number of documents. Fewer are found where fewer vectors differ.
+    clusters : None is the square root of the number of documents. Fewer are found where fewer vectors differ, of eight
+    documents per cluster.
     rounds : at most; it ends earlier when a round moves no centroid.
     The first centroids are the first different vectors in the order of a hash of doc_id; the rounds see a share of the
     documents, drawn by another, of about 256 per cluster. A centroid that nobody is nearest to stays where it is.
@@ -61,7 +63,8 @@ def spherical_kmeans(of: str, clusters: int | None, rounds: int) -> Generator[Fo
     counted = yield Fold((of,), partial(_count, of))
     documents = int(counted["documents"])
     wanted = clusters or max(1, isqrt(documents))
-    first = yield Fold(("doc_id", of), partial(_first, of, wanted), merge=partial(_earlier, wanted))
+    share = min(1.0, CANDIDATES * (wanted + 8) / max(1, documents))  # 8: one is found even for few clusters
+    first = yield Fold(("doc_id", of), partial(_first, of, wanted, share), merge=partial(_earlier, wanted))
     centroids = first["vectors"]
     share = min(1.0, SAMPLE * wanted / max(1, documents))
     sampled, cosines = 0, []
@@ -140,9 +143,11 @@ def _count(of: str, batch: Batch) -> Summary:
     return {"documents": np.array(len(directions_of(of, batch)[1]), np.int64)}
 
 
-def _first(of: str, most: int, batch: Batch) -> Summary:
+def _first(of: str, most: int, share: float, batch: Batch) -> Summary:
     vectors, place = directions_of(of, batch)
-    return first_different(seeds.hash64(0, "k-means: first centroids", batch.doc_ids)[place], vectors, most)
+    hashes = seeds.hash64(0, "k-means: first centroids", batch.doc_ids)[place]
+    low = seeds.within(hashes, share)
+    return first_different(hashes[low], vectors[low], most)
 
 
 def _earlier(most: int, one: Summary, other: Summary) -> Summary:
