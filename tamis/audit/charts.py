@@ -155,6 +155,55 @@ def _interval(row: Interval, y: float, place: Callable[[float], float]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A line of points (x, y), both above zero."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+
+
+CURVE_WIDTH = 420
+CURVE_HEIGHT = 220
+CURVE_LEFT = 52  # pixels for the numbers of the vertical axis
+CURVE_BELOW = 38
+
+
+def curves(lines: Sequence[Curve], across: str, up: str) -> str:
+    """Lines on two logarithmic axes; their colours go by their order. across, up : what the axes show."""
+    xs, ys = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
+    if not xs:
+        return ""
+    place_x, ticks_x = _logarithmic(xs, CURVE_LEFT, CURVE_LEFT + CURVE_WIDTH)
+    place_y, ticks_y = _logarithmic(ys, CURVE_HEIGHT, 6)
+    parts = []
+    for tick in ticks_x:
+        x = place_x(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{CURVE_HEIGHT}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{CURVE_HEIGHT + 15}" text-anchor="middle">{number(tick)}</text>')
+    for tick in ticks_y:
+        y = place_y(tick)
+        parts.append(
+            f'<line class="grid" x1="{CURVE_LEFT}" x2="{CURVE_LEFT + CURVE_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(f'<text x="{CURVE_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
+    for i, line in enumerate(lines):
+        points = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line.points)
+        parts.append(f'<polyline class="curve{i}" points="{points}"><title>{escape(line.label)}</title></polyline>')
+    end = CURVE_LEFT + CURVE_WIDTH
+    parts.append(f'<text x="{end}" y="{CURVE_HEIGHT + 32}" text-anchor="end">{escape(across)}</text>')
+    parts.append(f'<text x="{end}" y="14" text-anchor="end">{escape(up)}</text>')
+    return _svg(end + 12, CURVE_HEIGHT + CURVE_BELOW, f"{up} by {across}", parts, "curves")
+
+
+def _logarithmic(values: Sequence[float], start: float, stop: float) -> tuple[Callable[[float], float], list[float]]:
+    """(where a value lies between `start` and `stop`, the powers of ten among the values' range)."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    span = high - low or 1.0
+    powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+    return lambda value: start + (math.log10(value) - low) / span * (stop - start), [10.0**power for power in powers]
+
+
 def _svg(width: float, height: float, title: str, parts: Sequence[str], name: str) -> str:
     return (
         f'<svg class="{name}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'

@@ -16,6 +16,7 @@ from typing import Any
 from tamis.audit import charts
 from tamis.audit.books import books, quarantine
 from tamis.audit.distributions import Distribution, distributions
+from tamis.audit.diversity import load_diversity
 from tamis.audit.figures import KEPT, Funnel, Mass, duplicates, flags, funnel, largest_sources, used_numbers
 from tamis.audit.reader import Run
 from tamis.audit.sql import one_line
@@ -52,7 +53,7 @@ def render_page(run: Run) -> str:
     )  # fmt: skip
     environment.filters.update(
         n=_integer, mb=_megabytes, millions=_millions, pct=_percent, num=_number, bits=_bits, signed=_signed,
-        line=one_line, plain=_plain,
+        line=one_line, plain=_plain, effective=_effective,
     )  # fmt: skip
     return environment.get_template("report.html").render(**_contents(run))
 
@@ -92,6 +93,8 @@ def _contents(run: Run) -> dict[str, Any]:
         "comparison": comparison,
         "training_columns": _training_columns(comparison),
         "interval_charts": _interval_charts(comparison),
+        "diversity": load_diversity(run),
+        "safe": safe,
         "books": books(run),
         "quarantine": quarantine(run),
         "ingest": run.catalog.get("ingest", {}),
@@ -221,6 +224,11 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else charts.number(value)
+
+
+def _effective(value: float | None, digits: int = 4) -> str:
+    """An effective number; what stands before the point is written in full."""
+    return "–" if value is None else f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:#,.{digits}g}"
 
 
 def _bits(value: float | None) -> str:
