@@ -28,7 +28,7 @@ VERSION = 1  # of the texts made: another one makes another folder
 SEED = 17
 ROUNDS = 4  # of copies, as long as the pool is large enough for the size asked for
 COPIED = 0.6  # of the documents have copies, in every round; the others stay alone
-SHARD_BYTES = 100_000_000  # text per shard
+SHARD_BYTES = 90_000_000  # text per shard, about
 GROUP_ROWS = 8192
 DEFAULT = Path(tempfile.gettempdir()) / "tamis-benchmarks"
 KINDS = ("exact", "replace", "delete", "insert", "move")
@@ -76,7 +76,7 @@ def _tasks(root: Path, wanted: float) -> list[tuple[str, list[str], float, int, 
         left -= size
     tasks = []
     for number, copied, size in sizes:
-        count = max(1, round(size / SHARD_BYTES))
+        count = 2 * max(1, round(size / SHARD_BYTES / 2))  # even: two processes can share them fairly
         for index in range(count):
             target = str(root / "shards" / f"{number:02d}-{index:02d}.parquet")
             tasks.append((target, paths[index::count], share, number, copied))
