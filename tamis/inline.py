@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,9 +57,13 @@ class Inline:
         self._documents, self._beside, self._batch_rows = _complete(documents), beside, batch_rows
         self.findings: Publish | None = None
         self._decided: dict[str, pa.Table] = {}
-        self._folders: list[TemporaryDirectory[str]] = []  # of trained models, as long as this lives
+        self._folders = ExitStack()  # of trained models, until the program has run
 
     def run(self, component: Component, pool: Pool) -> pa.Table:
+        with self._folders:
+            return self._run(component, pool)
+
+    def _run(self, component: Component, pool: Pool) -> pa.Table:
         program = component.steps(pool)
         value: Any = None
         while True:
@@ -98,8 +103,7 @@ class Inline:
         raise ContractError(f"inline: expected a component that needs no other stage, got {step}; use a run for it")
 
     def _train(self, step: Train) -> dict[str, Any]:
-        self._folders.append(TemporaryDirectory(prefix="tamis-"))
-        folder = Path(self._folders[-1].name)
+        folder = Path(self._folders.enter_context(TemporaryDirectory(prefix="tamis-")))
         return {**step.train(_Bench(folder, self)), "folder": str(folder)}
 
     def _fold(self, step: Fold) -> dict[str, Any]:

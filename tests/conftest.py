@@ -308,7 +308,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence model of one narrow layer with fixed random weights, windows of 16 tokens; never to be changed."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("tiny_model")
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({*"abcdefghijklmnopqrstuvwxyz0123456789.,!?-"}), *WORDS]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({*"abcdefghijklmnopqrstuvwxyz0123456789.,!?-"}),
+        *WORDS,
+    ]
     vocabulary = dict.fromkeys([*pieces, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789")])
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -104,6 +104,13 @@ class SentenceModel:
                 out[chosen] = self.model(features)["sentence_embedding"].float().cpu().numpy()
         return out
 
+    def token_means(self, windows: Sequence[Ids]) -> Float32:
+        """The mean of the transformer's last hidden states over windows of one length: float32, (windows, h)."""
+        with _alone(self.device), torch.no_grad(), self.device.autocast():
+            hidden = self.model[0](self._features(windows))["token_embeddings"]
+            means: Float32 = hidden.float().mean(dim=1).cpu().numpy()
+        return means
+
     def _together(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Places of the windows that are run together: one by one on a CPU, by length and token budget elsewhere."""
         if self.device.kind == "cpu":
@@ -133,8 +140,8 @@ class SentenceModel:
 
 
 @lru_cache(maxsize=2)
-def load_sentence_model(folder: Path, digest: str, precision: str) -> SentenceModel:
-    """The model in a folder, once per process. precision : auto, float32 or bfloat16.
+def load_sentence_model(folder: Path, digest: str, precision: str, device: str | None = None) -> SentenceModel:
+    """The model in a folder, once per process. precision : auto, float32 or bfloat16. device : the best, if None.
 
     Reads safetensors only, runs no code from the folder, and never asks the network. Raises ContractError if the
     folder's content has not this digest.
@@ -149,12 +156,12 @@ def load_sentence_model(folder: Path, digest: str, precision: str) -> SentenceMo
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise missing_extra("sentence_transformers", "embed", "tamis.models.sentences") from error
-    device = choose(hidden_width(folder), None, None if precision == "auto" else precision)
+    place = choose(hidden_width(folder), device, None if precision == "auto" else precision)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # module paths of older models, remarked on at every load
         model = SentenceTransformer(
             str(folder),
-            device=device.name,
+            device=place.name,
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
@@ -164,19 +171,22 @@ def load_sentence_model(folder: Path, digest: str, precision: str) -> SentenceMo
             f"{folder}: expected vectors of {vector_width(folder)} numbers, as its files say, "
             f"got {model.get_embedding_dimension()} from the model; use a model without truncation"
         )
-    return SentenceModel(model.eval(), device)
+    return SentenceModel(model.eval(), place)
 
 
 @contextmanager
-def _alone(device: Device) -> Iterator[None]:
-    """One thread on a CPU: the order of additions is then the same everywhere, and shards are what runs in parallel."""
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: the order of additions is then the same everywhere, and shards are what runs in parallel."""
     threads = torch.get_num_threads()
-    if device.kind == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _alone(device: Device) -> AbstractContextManager[None]:
+    return one_thread() if device.kind == "cpu" else nullcontext()
 
 
 def unit(vectors: npt.NDArray[np.floating[Any]]) -> Float32:

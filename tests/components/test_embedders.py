@@ -304,3 +304,122 @@ def test_no_model_asks_the_network(tiny_model, tmp_path, monkeypatch):
     with pytest.raises(SpecError):
         embedder(model="owner/never-downloaded")
     assert embedded_texts(embedder(model=str(tmp_path / "mine")), ["flour"]).any()
+
+
+# ---- static ----
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny_model, tmp_path_factory):
+    """(dimensions, smoothing) → the folder of a table distilled from the tiny model."""
+    from tamis.models.sentences import load_sentence_model
+    from tamis.models.static import distil
+
+    def made(dimensions=None, smoothing=None):
+        folder = tmp_path_factory.mktemp("static")
+        model = load_sentence_model(tiny_model, content_digest(tiny_model), "float32", "cpu")
+        found = distil(model, dimensions, smoothing, folder, lambda done, line: None)
+        assert found["dimensions"] == (dimensions or 32)
+        return folder
+
+    return made
+
+
+def table_in(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model.safetensors")["embeddings"]
+
+
+@pytest.mark.parametrize(("dimensions", "smoothing"), [(None, None), (8, 1e-4), (32, None)])
+def test_static_gives_what_model2vec_makes_of_its_files(tiny_model, documents, distilled, dimensions, smoothing):
+    library = pytest.importorskip("model2vec")
+    texts = [text for text in documents["text"].to_pylist() if text is not None]
+    component = embedder("static", model=str(tiny_model), dimensions=dimensions, smoothing=smoothing)
+    found = vectors_of(run_inline(component, pa.table({"text": texts}), "vector")["vector"])
+    model = library.StaticModel.from_pretrained(distilled(dimensions, smoothing))
+    assert found == pytest.approx(model.encode(texts), abs=HALF + 2e-5)
+    norms = np.linalg.norm(found, axis=1)
+    assert norms[norms > 0] == pytest.approx(1, abs=HALF)
+    assert (norms == 0).sum() >= 2  # no text, blanks
+
+
+def test_a_token_has_the_vector_that_the_model_gives_it_alone(tiny_model, distilled):
+    import torch
+    import transformers
+
+    table, transformer = table_in(distilled()), transformers.AutoModel.from_pretrained(tiny_model)
+    vocabulary = transformers.AutoTokenizer.from_pretrained(tiny_model).get_vocab()
+    for token in ("sieve", "z", "##7"):
+        ids = torch.tensor([[vocabulary["[CLS]"], vocabulary[token], vocabulary["[SEP]"]]])
+        hidden = transformer(ids).last_hidden_state.detach().numpy()[0].mean(axis=0)
+        assert table[vocabulary[token]] == pytest.approx(hidden, abs=1e-5)
+    special = [vocabulary[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    assert not table[special].any()
+    assert table.any(axis=1).sum() == len(vocabulary) - 5 == len(table) - 5
+
+
+def test_principal_directions_keep_the_most_and_frequent_tokens_weigh_less(distilled):
+    whole, kept = (table_in(folder)[5:].astype(np.float64) for folder in (distilled(), distilled(8)))
+    centred = whole - whole.mean(axis=0)
+    values = np.linalg.svd(centred, compute_uv=False)
+    assert (kept**2).sum(axis=0) == pytest.approx(values[:8] ** 2, rel=1e-4)
+    assert kept.T @ kept == pytest.approx(np.diag(np.diag(kept.T @ kept)), abs=1e-3)
+    weighed = table_in(distilled(8, 1e-4))[5:]
+    weights = np.linalg.norm(weighed, axis=1) / np.linalg.norm(kept, axis=1)
+    ranks = np.arange(2, len(kept) + 2)
+    assert weights == pytest.approx(1e-4 / (1e-4 + 1 / ranks / (1 / ranks).sum()), rel=1e-4)
+    assert (np.diff(weights) > 0).all()
+
+
+def test_distilling_twice_gives_the_same_bytes(distilled):
+    one, other = distilled(8, 1e-4), distilled(8, 1e-4)
+    names = sorted(path.name for path in one.iterdir())
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_a_long_document_is_cut_at_blanks_without_a_trace(tiny_model, distilled, monkeypatch):
+    from tamis.models import static
+
+    model = static.load_static_model(distilled(8))
+    draw = np.random.default_rng(1)
+    texts = [" ".join(draw.choice(WORDS, 300)), "sieve" * 50, "", "flour"]
+    whole = model.sums(texts)
+    monkeypatch.setattr(static, "PIECE_CHARACTERS", 40)
+    monkeypatch.setattr(static, "PIECES_TOGETHER", 7)
+    assert (model.sums(texts)[[0, 2, 3]] == whole[[0, 2, 3]]).all()
+    pieces = list(static._pieces(texts))
+    assert max(len(piece) for _, piece in pieces) <= 40
+    assert ["".join(piece for owner, piece in pieces if owner == i) for i in range(4)] == texts
+
+
+def test_static_ranks_by_shared_words(tiny_model):
+    texts = ["sieve drum flour grain", "grain flour drum", "river matrix proof market", "market proof river"]
+    component = embedder("static", model=str(tiny_model), dimensions=16)
+    vectors = vectors_of(run_inline(component, pa.table({"text": texts}), "vector")["vector"])
+    cosines = vectors @ vectors.T
+    assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max()
+
+
+def test_more_dimensions_than_there_are_is_refused(tiny_model):
+    with pytest.raises(SpecError, match="dimensions: expected at most 32, the width of the model, got 33"):
+        embedder("static", model=str(tiny_model), dimensions=33)
+
+
+def test_a_check_distils_nothing_and_a_run_distils_once(tiny_model, tmp_path, corpus, run_spec):
+    from tamis.pipeline.rehearsal import rehearse
+    from tamis.pipeline.spec import load_spec
+
+    stages = [{"embed": {"static": {"model": str(tiny_model), "dimensions": 8}}}]
+    spec = {"corpus": {"paths": str(corpus), "max_bad_fraction": 0.1}, "stages": stages}
+    (tmp_path / "stages.yaml").write_text(json.dumps(spec))
+    told = rehearse(load_spec(tmp_path / "stages.yaml"))
+    assert "fixed_size_list<item: halffloat>[8]" in told
+    assert "vector: distil: training" in told
+    ran = run_spec(spec, tmp_path)
+    trained = [receipt for receipt in ran.receipts() if receipt["unit"] == "train"]
+    assert [receipt["label"] for receipt in trained] == ["embed vector: distil"]
+    inline = run_inline(embedder("static", model=str(tiny_model), dimensions=8), pa.table({"text": ["river"]}), "v")
+    assert inline["v"][0].as_py() is not None
+    assert len(run_spec(spec, tmp_path).receipts()) == len(ran.receipts())

@@ -22,6 +22,7 @@ MODEL = object()  # stands for the folder of a tiny sentence model
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("embed", "hashed_ngrams"): {"dimensions": 16},
     ("embed", "sentence"): {"model": MODEL},
+    ("embed", "static"): {"model": MODEL, "dimensions": 16},
     ("deduplicate", "exact"): {},
     ("deduplicate", "minhash"): {
         "ngram": 2,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis.kernels.arrow import half_vectors, vectors_of, widened
+from tamis.kernels.pooling import add_rows
 
 NUMBERS = st.one_of(st.none(), st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=3))
 
@@ -53,3 +54,17 @@ def test_only_half_floats_are_widened():
     assert widened(pa.float16()) == pa.float32()
     for kind in (pa.float64(), pa.string(), pa.list_(pa.int64()), pa.list_(pa.float64(), 2)):
         assert widened(kind) == kind
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), max_size=6)), max_size=6), st.randoms())
+def test_rows_are_added_in_reading_order(pieces, draw):
+    table = np.array([[draw.uniform(-1, 1) for _ in range(3)] for _ in range(5)], np.float32)
+    expected = [[0.0] * 3 for _ in range(4)]
+    for owner, ids in pieces:
+        for row in ids:
+            expected[owner] = [total + float(value) for total, value in zip(expected[owner], table[row], strict=True)]
+    found = np.zeros((4, 3))
+    ids = np.array([row for _, each in pieces for row in each], np.int32)
+    ends = np.cumsum([len(each) for _, each in pieces], dtype=np.int64)
+    add_rows(table, ids, ends, np.array([owner for owner, _ in pieces], np.int64), found)
+    assert found.tolist() == expected
