@@ -270,6 +270,7 @@ class Component(ABC):
     seeded: ClassVar[bool] = False  # whether `pool.seed` is the run's
     extra: ClassVar[str | None] = None  # the extra that brings its optional dependencies
     needs: ClassVar[tuple[str, ...]] = ()  # those packages, by import name: looked for before anything runs
+    said: ClassVar[tuple[str, ...]] = ()  # options that change what is said about results, and no result
 
     @property
     def reads(self) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,8 @@ class Deduplicator(Component):
     warn_removed, stop_removed : the share of a source of 100 documents or more that may be duplicates before the run
     says so, or stops.
     """
+
+    said: ClassVar[tuple[str, ...]] = ("warn_removed", "stop_removed")
 
     keep: Literal["smallest_id", "longest", "random"] | Best | Prefer = "smallest_id"
     per: str | None = None

@@ -158,9 +158,9 @@ class Minhash(Deduplicator):
         """The shingles, or the signature, of each candidate, to every anchor that it has an edge to."""
         lengths, others = flattened(batch["other"])
         real = np.asarray(flattened(batch["planted"])[1]) == 0
-        document = np.repeat(np.arange(len(batch)), lengths)[real]
-        hub = np.asarray(others)[real]
-        places, at = np.unique(document, return_inverse=True)
+        document = np.repeat(np.arange(len(batch), dtype=np.uint64), lengths)[real]
+        document, hub = unique_edges(document, np.asarray(others)[real])  # partitions may have found the same edge
+        places, at = np.unique(document.astype(np.int64), return_inverse=True)
         units = self.units(Batch(batch.table.take(pa.array(places))))
         if self.verify == "exact":
             start, values = shingle_sets(units, self.ngram)
@@ -172,7 +172,7 @@ class Minhash(Deduplicator):
         return {
             "key": spread(hub),
             "hub": hub,
-            "row": np.asarray(batch["row"])[document],
+            "row": np.asarray(batch["row"])[places][at],
             "shingles": sent.take(pa.array(at)),
         }
 

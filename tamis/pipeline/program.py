@@ -53,7 +53,8 @@ class ProgramSpec:
         """
         component = self.build()
         beside = [contents[documents_key(documents)] for documents in documents_in(component)]
-        options = _without_paths(json.loads(self.options))
+        given = json.loads(self.options)
+        options = _without_paths({name: given[name] for name in given if name not in component.said})
         pool = self.pool()
         return digest_of(
             self.verb, self.component, component.version, options, beside, pool.name, pool.seed, self.where
