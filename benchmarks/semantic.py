@@ -15,6 +15,8 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # b
     os.environ[name] = "1"
 
 import argparse
+import gzip
+import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pool import need_shared, shards, side_by_side, spread, table, write_spec
+from pool import SHARED, need_shared, shards, side_by_side, spread, table, write_spec
 
 from tamis.clustering import fitted, nearest_centroids
 from tamis.dedup.semantic import Semantic
@@ -44,8 +46,12 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--dimensions", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epsilon", action="store_true", help="only what each epsilon finds among labelled pairs")
     arguments = parser.parse_args()
     need_shared()
+    if arguments.epsilon:
+        compare_epsilons()
+        return
     documents = read(arguments.documents)
     vectors = run_inline(HashedNgrams(dimensions=arguments.dimensions), documents, "vector")["vector"]
     documents = documents.append_column("vector", vectors)
@@ -101,6 +107,45 @@ def brute_force(unit: np.ndarray, centroid: np.ndarray, order: np.ndarray) -> np
             cosine[:, start:][np.triu_indices(len(part))] = -2
             largest[part] = cosine.max(axis=1)
     return largest
+
+
+def compare_epsilons() -> None:
+    """What each epsilon finds among pairs that people, or a version history, have called the same; minutes per embedder."""
+    from tamis.embedders.sentence import Sentence
+
+    rows = []
+    for embedder in (Sentence(precision="float32"), HashedNgrams()):
+        for name, pairs in (("MRPC", paraphrases()), ("pages", versions())):
+            label = np.array([same for _, _, same in pairs])
+            sides = [run_inline(embedder, pa.table({"text": [pair[i] for pair in pairs]}), "v")["v"] for i in (0, 1)]
+            one, other = (vectors_of(side) for side in sides)
+            length = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+            cosine = np.einsum("ij,ij->i", one, other) / np.maximum(length, 1e-30)
+            for epsilon in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3):
+                found = cosine > 1 - epsilon
+                right = int((found & label).sum())
+                precision = f"{right / found.sum():.1%}" if found.any() else "none"
+                rows.append((type(embedder).__name__, name, epsilon, f"{right / label.sum():.1%}", precision))
+    table("semantic: epsilon on labelled pairs", ("vectors", "pairs", "epsilon", "of the same found", "right"), rows)
+
+
+def paraphrases() -> list[tuple[str, str, bool]]:
+    with gzip.open(SHARED / "dups" / "mrpc_pairs.jsonl.gz") as file:
+        pairs = [json.loads(line) for line in file]
+    return [(pair["a"], pair["b"], pair["label"] == 1) for pair in pairs if pair["split"] == "test"][:800]
+
+
+def versions() -> list[tuple[str, str, bool]]:
+    """Two hundred pairs of versions of one page, and two hundred of different pages."""
+    pages = pq.read_table(SHARED / "dups" / "docs_revisions.parquet", columns=["doc_id", "text"]).to_pylist()
+    text = {page["doc_id"]: page["text"] for page in pages}
+    with gzip.open(SHARED / "dups" / "docs_revisions_pairs.jsonl.gz") as file:
+        pairs = [json.loads(line) for line in file]
+    draw, chosen = np.random.default_rng(0), []
+    for label in (1, 0):
+        some = [pair for pair in pairs if pair["label"] == label]
+        chosen += [some[i] for i in draw.permutation(len(some))[:200]]
+    return [(text[pair["a"]], text[pair["b"]], pair["label"] == 1) for pair in chosen]
 
 
 def time_pairs(vectors: np.ndarray, rounds: int) -> None:
