@@ -197,11 +197,14 @@ def curves(lines: Sequence[Curve], across: str, up: str) -> str:
 
 
 def _logarithmic(values: Sequence[float], start: float, stop: float) -> tuple[Callable[[float], float], list[float]]:
-    """(where a value lies between `start` and `stop`, the powers of ten among the values' range)."""
+    """(where a value lies between `start` and `stop`, powers of ten in the values' range, or 1, 2 and 5 times them)."""
     low, high = math.log10(min(values)), math.log10(max(values))
     span = high - low or 1.0
-    powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
-    return lambda value: start + (math.log10(value) - low) / span * (stop - start), [10.0**power for power in powers]
+    powers = range(math.floor(low), math.floor(high) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low - 1e-9 <= math.log10(tick) <= high + 1e-9]
+    whole = [tick for tick in ticks if math.isclose(math.log10(tick), round(math.log10(tick)), abs_tol=1e-9)]
+    return lambda value: start + (math.log10(value) - low) / span * (stop - start), whole if len(whole) > 2 else ticks
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str], name: str) -> str:
