@@ -20,7 +20,7 @@ def components():
     from tamis.families import FAMILIES, names
 
     return [(verb, name) for verb in FAMILIES for name in names(verb)] + [
-        ("pipeline", name) for name in ("census", "identities", "tokens", "compare")
+        ("pipeline", name) for name in ("census", "identities", "tokens", "compare", "diversity")
     ]
 
 
@@ -70,11 +70,12 @@ def test_every_section_of_the_component_page_is_a_component():
 
 def test_the_stages_page_names_every_key():
     from tamis.pipeline.stages.compare import Compare
+    from tamis.pipeline.stages.diversity import Diversity
     from tamis.pipeline.stages.tokens import Tokens
     from tamis.selectors.base import Selector
 
     page = (DOCS / "stages-yaml.md").read_text(encoding="utf-8")
-    options = [field.name for cls in (Compare, Tokens, Selector) for field in fields(cls)]
+    options = [field.name for cls in (Compare, Diversity, Tokens, Selector) for field in fields(cls)]
     known = re.compile(r"(?m)^(?:TOP|CORPUS|VERBS|STAGE_KEYS) = (\(.*?\))")
     sources = [path.read_text(encoding="utf-8") for path in (DOCS.parent / "tamis" / "pipeline").glob("*.py")]
     tuples = [ast.literal_eval(found) for source in sources for found in known.findall(source)]
