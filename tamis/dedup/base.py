@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tamis import seeds
+from tamis.errors import ContractError
 from tamis.kernels.arrow import Int64, UInt64, text_of
 from tamis.kernels.order import ordered
 from tamis.kernels.survivors import survivors
@@ -90,11 +91,12 @@ class Deduplicator(Component):
     def rank(self, batch: Batch, pool: Pool) -> UInt64:
         """What `keep` compares: uint64, (n), the lowest of a cluster stays, equal ones by doc_id."""
         if isinstance(self.keep, Best):
-            numbers = pc.cast(batch[self.keep.best], pa.float64()).to_numpy(zero_copy_only=False)
+            numbers = _numbers(batch[self.keep.best], self.keep.best)
             missing = np.isnan(numbers)
             return np.where(missing, LAST, ~ordered(np.where(missing, 0.0, numbers)))
         if isinstance(self.keep, Prefer):
-            place = pc.index_in(batch["source"], pa.array(self.keep.prefer, pa.string())).cast(pa.uint64())
+            source = batch["source"].cast(pa.string())
+            place = pc.index_in(source, pa.array(self.keep.prefer, pa.string())).cast(pa.uint64())
             return np.asarray(pc.fill_null(place, int(LAST)), np.uint64)
         if self.keep == "longest":
             has_text = "text" in batch.table.schema.names
@@ -129,6 +131,20 @@ class Deduplicator(Component):
             "; ".join(_losses(sources, self.stop_removed)) or None,
         )
         return Map((), self.columns(pool.name), partial(_filled, pool.name), joins=decisions, findings=findings)
+
+
+def _numbers(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
+    """A column of numbers, truth values or times: float64, (n), NaN for a null. Raises ContractError for any other."""
+    if pa.types.is_date32(column.type):
+        column = column.cast(pa.int32())
+    if pa.types.is_timestamp(column.type) or pa.types.is_date64(column.type):
+        column = column.cast(pa.int64())
+    kind = column.type
+    types = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+    if not any(is_one(kind) for is_one in types):
+        raise ContractError(f"keep: best: expected numbers or times in {name!r}, got {kind}; name another column")
+    numbers: npt.NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _count_sources(batch: Batch) -> Summary:
