@@ -14,6 +14,7 @@ from tamis.audit.likeness import Measure, measure_of
 from tamis.audit.reader import Run, Stage
 from tamis.audit.view import quoted
 
+PAIR = 2
 MEMBERS = 8  # of those that a survivor stands for
 
 
@@ -21,7 +22,7 @@ MEMBERS = 8  # of those that a survivor stands for
 class Relative:
     """Another document of the cluster. stored: its similarity column; similarity: with the document asked about, now.
 
-    is_chained : the two are not alike enough to have met by themselves; they are joined through others.
+    is_chained : the two are not alike enough to have met by themselves, and there are others to join them.
     """
 
     doc_id: str
@@ -81,9 +82,14 @@ def _told(
 ) -> Duplicates:
     name = stage.name
     similarities = measure.between([values, *relatives], [(0, i) for i in range(1, len(relatives) + 1)])
+    has_others = (values[f"{name}_size"] or 1) > PAIR
     others = [
         Relative(
-            other["doc_id"], other["text"], other.get(f"{name}_similarity"), similarity, measure.is_short(similarity)
+            other["doc_id"],
+            other["text"],
+            other.get(f"{name}_similarity"),
+            similarity,
+            has_others and measure.is_short(similarity),
         )
         for other, similarity in zip(relatives, similarities, strict=True)
     ]

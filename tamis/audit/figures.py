@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -146,91 +145,3 @@ def flags(run: Run, connection: duckdb.DuckDBPyConnection) -> list[Flag]:
     (found,) = connection.execute(f"SELECT {', '.join(chosen)} FROM documents").fetchall()
     width = len(filters)
     return [Flag(column, found[i * width], found[i * width + 1 : (i + 1) * width]) for i, column in enumerate(columns)]
-
-
-# ---- duplicates ----
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Some of a cluster's documents, the survivor first: id, source, and the beginning of the text."""
-
-    size: int
-    members: Sequence[tuple[str, str, str]]
-
-
-@dataclass(frozen=True)
-class DuplicateFigures:
-    """What one deduplicator found. sizes: (label, clusters, documents). sources: (source, documents, duplicates)."""
-
-    name: str
-    documents: int
-    bytes: int
-    clusters: int
-    sizes: Sequence[tuple[str, int, int]]
-    sources: Sequence[tuple[str, int, int]]
-    largest: Sequence[Cluster]
-
-
-BANDS = ((2, 2), (3, 3), (4, 5), (6, 10), (11, 30), (31, 100), (101, 1000), (1001, 1 << 32))
-LARGEST = 5
-MEMBERS = 3
-BEGINNING = 180
-
-
-def duplicates(run: Run, connection: duckdb.DuckDBPyConnection) -> list[DuplicateFigures]:
-    return [
-        _duplicates_of(run, connection, stage.name)
-        for stage in run.stages
-        if stage.verb == "deduplicate" and f"{stage.name}_cluster" in run.columns  # not those that mark passages
-    ]
-
-
-def _duplicates_of(run: Run, connection: duckdb.DuckDBPyConnection, name: str) -> DuplicateFigures:
-    mark, size = quoted(f"{name}_duplicate"), quoted(f"{name}_size")
-    ((documents, removed),) = connection.execute(
-        f"SELECT count(*), coalesce(sum(n_bytes), 0) FROM documents WHERE {mark}"
-    ).fetchall()
-    counts = Counter(
-        dict(connection.execute(f"SELECT {size}, count(*) FROM documents WHERE {size} > 1 GROUP BY 1").fetchall())
-    )
-    sizes = []
-    for low, high in BANDS:
-        held = {n: count for n, count in counts.items() if low <= n <= high}
-        if held:
-            label = f"{low:,}" if low == high else f"{low:,} and more" if high == BANDS[-1][1] else f"{low:,}–{high:,}"
-            sizes.append((label, sum(count // n for n, count in held.items()), sum(held.values())))
-    sources = connection.execute(
-        f"SELECT coalesce(source, 'no source'), count(*), count(*) FILTER ({mark}) FROM documents "
-        f"GROUP BY 1 HAVING count(*) FILTER ({mark}) > 0 ORDER BY 3 DESC, 1 LIMIT 10"
-    ).fetchall()
-    clusters = sum(count for _, count, _ in sizes)
-    return DuplicateFigures(
-        name, documents, int(removed), clusters, sizes, sources, _largest(run, connection, name, counts)
-    )
-
-
-def _largest(run: Run, connection: duckdb.DuckDBPyConnection, name: str, counts: Counter[int]) -> list[Cluster]:
-    threshold, held = 0, 0
-    for size in sorted(counts, reverse=True):
-        threshold, held = size, held + counts[size] // size
-        if held >= LARGEST:
-            break
-    if not threshold:
-        return []
-    members_of, cluster, kept_by = (quoted(f"{name}_{suffix}") for suffix in ("size", "cluster", "kept_by"))
-    ids = connection.execute(
-        f"SELECT {cluster}, max({members_of}) FROM documents WHERE {members_of} >= {threshold} "
-        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {LARGEST}"
-    ).fetchall()
-    found = []
-    for key, count in ids:
-        members = connection.execute(
-            f"SELECT row, doc_id, source FROM documents WHERE {cluster} = ? "
-            f"ORDER BY {kept_by} IS NOT NULL, doc_id LIMIT {MEMBERS}",
-            [key],
-        ).fetchall()
-        texts = run.at([row for row, _, _ in members], ["text"])
-        shown = [(doc_id, source or "", (texts[row]["text"] or "")[:BEGINNING]) for row, doc_id, source in members]
-        found.append(Cluster(count, shown))
-    return found

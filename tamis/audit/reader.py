@@ -194,12 +194,14 @@ class Run:
 
     # ---- documents ----
 
-    def batches(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Batches of all shards in order, with these columns, of the documents for which `where` is true."""
+    def batches(
+        self, columns: Sequence[str], where: str | None = None, shards: Sequence[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of all shards (or of those numbers) in order, with these columns, where `where` is true."""
         expression = Expression(where) if where else None
         needed = tuple(dict.fromkeys((*columns, *(expression.columns if expression else ()))))
         schema = pa.schema([(name, self.column(name).kind) for name in needed])
-        for shard in self.shards:
+        for shard in self.shards if shards is None else [shard for shard in self.shards if shard.number in shards]:
             for batch in self._shard_batches(shard, schema):
                 if expression is not None:
                     passed = pc.fill_null(expression.over(batch).cast(pa.bool_()), False)

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tamis.audit import charts
+from tamis.audit import charts, duplicate_charts
 from tamis.audit.books import books, quarantine
 from tamis.audit.distributions import Distribution, distributions
 from tamis.audit.diversity import load_diversity
-from tamis.audit.figures import KEPT, Funnel, Mass, duplicates, flags, funnel, largest_sources, used_numbers
+from tamis.audit.duplicate_figures import ClusterFigures, cluster_figures
+from tamis.audit.figures import KEPT, Funnel, Mass, flags, funnel, largest_sources, used_numbers
 from tamis.audit.reader import Run
+from tamis.audit.span_figures import span_figures
 from tamis.audit.sql import one_line
 from tamis.audit.verdict import Comparison, chart_rows, load_comparison
 from tamis.corpus import publish
@@ -71,7 +73,8 @@ def _contents(run: Run) -> dict[str, Any]:
         funnels = [funnel(run, connection, arm, sources) for arm in run.arms.values()]
         drawn = distributions(run, connection, used_numbers(run, COLUMNS))
         marks = flags(run, connection)
-        clusters = duplicates(run, connection)
+        clusters = cluster_figures(run, connection)
+        passages = span_figures(run, connection)
         pool = funnels[0].pool if funnels else _pool(run, connection)
     comparison = load_comparison(run)
     shifts = {funnel.arm.name: _shifts(funnel) for funnel in funnels}
@@ -89,7 +92,8 @@ def _contents(run: Run) -> dict[str, Any]:
         "largest_shift": max((abs(row[3]) for rows in shifts.values() for row in rows), default=0) or 1,
         "distributions": [(drawing, _histograms(drawing)) for drawing in drawn],
         "flags": marks,
-        "duplicates": clusters,
+        "duplicates": [(found, _duplicate_charts(found)) for found in clusters],
+        "passages": passages,
         "comparison": comparison,
         "training_columns": _training_columns(comparison),
         "interval_charts": _interval_charts(comparison),
@@ -161,6 +165,18 @@ def _histograms(drawing: Distribution) -> list[Any]:
         )
         for counts in drawing.arms
     ]
+
+
+def _duplicate_charts(found: ClusterFigures) -> dict[str, Any]:
+    """The charts that a deduplicator has something to draw for."""
+    drawn: dict[str, Any] = dict.fromkeys(("similarities", "banding", "curve"))
+    if found.similarities:
+        drawn["similarities"] = safe(duplicate_charts.similarity_histogram(found.similarities, found.name))
+    if found.banding:
+        drawn["banding"] = safe(duplicate_charts.s_curve(found.banding))
+    if found.curve:
+        drawn["curve"] = safe(duplicate_charts.epsilon_curve(found.curve))
+    return drawn
 
 
 def _interval_charts(comparison: Comparison | None) -> list[tuple[str, str, Any]]:
