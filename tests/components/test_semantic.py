@@ -1,5 +1,6 @@
 """SemDeDup against its definition: the oracle, a brute force over all pairs, and what must not matter."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -205,11 +206,11 @@ def test_a_second_pass_of_greedy_removes_nothing_of_one_cluster(semantic):
 @given(data=st.data())
 @settings(max_examples=8)
 def test_order_and_batches_change_no_decision(semantic, options, data):
-    vectors = clumped(120, d=8)
-    ids = [f"id {i}" for i in range(120)]
+    vectors = clumped(100, d=8)
+    ids = [f"id {i}" for i in range(100)]
     whole = semantic(vectors, ids, epsilon=0.08, seed=3, largest_cluster=30, clusters=2, **options)
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    moved, cuts = draw.permutation(120), tuple(sorted(draw.integers(0, 121, 4).tolist()))
+    moved, cuts = draw.permutation(100), tuple(sorted(draw.integers(0, 101, 4).tolist()))
     again = semantic(
         vectors[moved], [ids[i] for i in moved], cuts, epsilon=0.08, seed=3, largest_cluster=30, clusters=2, **options
     )
@@ -364,3 +365,36 @@ def test_prototypes_of_what_has_no_direction_are_missing(run, batches):
     assert np.isnan(table["x"].to_numpy()).tolist() == [True, False, True]
     assert table["x"][1].as_py() == 0
     assert table["x_centroid"].to_pylist() == [None, 0, None]
+
+
+# ---- a run ----
+
+
+def test_a_run_over_other_shards_decides_the_same(run_spec, write_corpus, documents, tmp_path):
+    """From files to layers: D4's steps over one shard, and over four in the opposite order with an empty one."""
+    stages = [
+        {"embed": {"hashed_ngrams": {"dimensions": 32}}},
+        {"deduplicate": {"semantic": {"keep_fraction": 0.7, "largest_cluster": 20}}},
+        {"score": {"prototypes": {"where": "not semantic_duplicate", "clusters": 5}}},
+        {
+            "select": {
+                "name": "d4",
+                "where": "not semantic_duplicate",
+                "by": {"top": {"score": "prototypes"}},
+                "budget_documents": 60,
+            }
+        },
+    ]
+    ran = []
+    for name, how in (("one", {}), ("four", {"shards": 4, "backwards": True, "with_empty": True})):
+        pool = write_corpus(tmp_path / name, documents, **how)
+        corpus = {"paths": str(pool), "max_bad_fraction": 0.1}
+        ran.append(run_spec({"corpus": corpus, "seed": 2, "stages": stages}, tmp_path / f"run-{name}"))
+    names = [*Semantic().columns("semantic"), *Prototypes().columns("prototypes"), "d4_repeats"]
+    for column in names:
+        assert str(sorted(ran[0].values(column).items())) == str(sorted(ran[1].values(column).items())), column
+    assert sum(value for value in ran[0].values("d4_repeats").values() if value) == 60
+    found = [json.loads((each.folder / "findings" / "semantic.json").read_text("utf-8")) for each in ran]
+    assert found[0] == found[1]
+    assert abs(found[0]["kept"] / found[0]["documents"] - 0.7) < 0.1
+    assert any("70.0% were asked for" in line for line in ran[0].lines)
