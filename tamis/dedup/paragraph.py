@@ -122,14 +122,15 @@ class Paragraph(SpanDeduplicator):
         found = self._ngrams(batch)
         sizes = np.diff(found.first)
         document = np.repeat(np.repeat(np.arange(len(batch)), np.diff(found.document)), sizes)
-        kept = np.ones(len(sizes), np.bool_) if is_first else ~self._gone(batch, found)[0]
-        return {
+        sent: dict[str, Any] = {
             "key": found.hash,
             "row": batch["row"].to_numpy()[document],
             "order": _order(batch)[document],
             "start": np.repeat(found.start, sizes),
-            "counts": np.repeat(kept, sizes),
         }
+        if not is_first:  # at first all paragraphs count
+            sent["counts"] = np.repeat(~self._gone(batch, found)[0], sizes)
+        return sent
 
     def _emit_ngram_losses(self, batch: Batch) -> Columns:
         found = self._ngrams(batch)
@@ -198,8 +199,11 @@ def _entries(batch: Batch, names: list[str]) -> tuple[Int64, dict[str, Any]]:
     return bounds, {name: values[order] for name, values in flat.items()}
 
 
-def _later(within: bool, table: pa.Table, counts: Bool) -> tuple[pa.Array, UInt64]:
+def _later(within: bool, table: pa.Table) -> tuple[pa.Array, UInt64]:
     """The rows of the table whose key stands earlier, and the hash of the document where."""
+    counts = np.ones(table.num_rows, np.bool_)
+    if "counts" in table.schema.names:
+        counts = table["counts"].to_numpy()
     column = {name: table[name].to_numpy() for name in ("key", "order", "row", "start")}
     places = Places(column["order"], column["row"], column["start"])
     later, earliest = stand_earlier(column["key"], places, counts, within)
@@ -208,13 +212,13 @@ def _later(within: bool, table: pa.Table, counts: Bool) -> tuple[pa.Array, UInt6
 
 def decide_paragraphs(within: bool, table: pa.Table) -> pa.Table:
     """The paragraphs that stand earlier."""
-    later, owner = _later(within, table, np.ones(table.num_rows, np.bool_))
+    later, owner = _later(within, table)
     return table.select(["row", *OF_PARAGRAPHS]).take(later).append_column("owner", pa.array(owner))
 
 
 def decide_ngrams(within: bool, table: pa.Table) -> pa.Table:
     """How many n-grams of a paragraph stand earlier, by the document where."""
-    later, owner = _later(within, table, table["counts"].to_numpy())
+    later, owner = _later(within, table)
     found = table.select(["row", "start"]).take(later).append_column("owner", pa.array(owner))
     counted = found.group_by(["row", "start", "owner"], use_threads=False).aggregate([([], "count_all")])
     return counted.rename_columns({"count_all": "count"})

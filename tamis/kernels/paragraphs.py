@@ -59,9 +59,8 @@ def _paragraphs(text: Text, tokens: Tokens, is_same: bool, min_words: int, n: in
             at_newline = at + newline - i if is_same else line_end(tokens.text.data, at, at_stop)
             size = 0
             while t < last and tokens.start[t] < at_newline:
-                if tokens.is_word[t]:
-                    line[size] = tokens.hash[t]
-                    size += 1
+                line[size] = tokens.hash[t]  # of a symbol too: the next word takes its place, no branch to guess
+                size += tokens.is_word[t]
                 t += 1
             after = min(newline + 1, stop)
             if size >= min_words:
