@@ -95,7 +95,7 @@ def _scores(parts: list[dict[str, Any]]) -> dict[str, list[float]]:
     from tamis.kernels.spectrum import QUANTUM_FLOOR, Moments, spectrum, vendi
 
     documents, first, second = (sum(part[name] for part in parts) for name in ("documents", "first", "second"))
-    found = Moments.of(documents, documents, first, second)
+    found = Moments(documents, documents, first, second)
     shares = {
         "raw": spectrum(found.covariance(), QUANTUM_FLOOR),
         "centred": spectrum(found.covariance(found.mean), QUANTUM_FLOOR),

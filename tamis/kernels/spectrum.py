@@ -27,30 +27,34 @@ QUANTUM_FLOOR = 2.0 ** (-2 * BITS)  # below it, rounding of the vectors, which a
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over vectors of length one, some of them more than once.
+    """Sums over vectors of length one, some of them more than once, as whole numbers.
 
     documents : vectors with a repeat of one or more. uses : the sum of the repeats.
-    first : float64, (d), the sum of x. second : float64, (d, d), the sum of x xᵀ.
+    first : int64, (d), as `sum_of` makes it. second : int64, (d (d + 1) / 2), as `gram` makes it.
     """
 
     documents: int
     uses: int
-    first: Float64
-    second: Float64
+    first: Int64
+    second: Int64
 
-    @classmethod
-    def of(cls, documents: int, uses: int, first: Int64, triangle: Int64) -> Moments:
-        """From whole numbers, as `gram` and `sum_of` make them."""
-        unit = np.float64(2.0**-BITS)
-        return cls(documents, uses, first.astype(np.float64) * unit, unpacked(triangle, len(first)))
+    def __add__(self, other: Moments) -> Moments:
+        """The sums over both sets of vectors, exactly."""
+        return Moments(
+            self.documents + other.documents,
+            self.uses + other.uses,
+            self.first + other.first,
+            self.second + other.second,
+        )
 
     @property
     def mean(self) -> Float64:
-        return self.first / max(self.uses, 1)
+        """The mean vector: float64, (d)."""
+        return self.first.astype(np.float64) / float(max(self.uses, 1) << BITS)
 
     def covariance(self, centre: Float64 | None = None) -> Float64:
         """The mean of (x - centre)(x - centre)ᵀ, or of x xᵀ: float64, (d, d)."""
-        second = self.second / max(self.uses, 1)
+        second = unpacked(self.second, len(self.first)) / max(self.uses, 1)
         if centre is None or self.uses == 0:
             return second
         cross = np.outer(self.mean, centre)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.errors import ContractError
-from tamis.kernels.arrow import vectors_of
+from tamis.kernels.arrow import Float32, vectors_of
 from tamis.kernels.eigen import eigen
 from tamis.kernels.gram import MOST_DOCUMENTS, fixed_point, gram, quadratic, sum_of
 from tamis.kernels.spectrum import QUANTUM_FLOOR, Moments, gain_weights
@@ -53,8 +53,8 @@ class Vendi(Scorer):
             raise ContractError(
                 f"{pool.name}: expected at most {MOST_DOCUMENTS:,} uses of documents, got {sums['uses']:,}"
             )
-        found = Moments.of(int(sums["documents"]), int(sums["uses"]), sums["first"], sums["second"])
-        return self.map(pool, partial(self._score, *self._gains(found)))
+        found = Moments(int(sums["documents"]), int(sums["uses"]), sums["first"], sums["second"])
+        return self.map(pool, partial(self._score, Gains(found, self.centred)))
 
     def _sum(self, batch: Batch) -> Summary:
         whole, known = fixed_point(vectors_of(batch[self.of]))
@@ -72,17 +72,30 @@ class Vendi(Scorer):
         column = pc.fill_null(batch[f"{self.against}_repeats"], 0).cast(pa.int64())
         return np.asarray(column.to_numpy(zero_copy_only=False))
 
-    def _gains(self, found: Moments) -> tuple[Float64, Float64, Float64]:
-        """(eigenvectors, centre, weights): what `quadratic` makes gains of."""
-        centre = found.mean if self.centred else np.zeros(len(found.first))
-        values, directions = eigen(found.covariance(centre if self.centred else None))
-        if math.fsum(values) <= QUANTUM_FLOOR:  # no documents, or centred ones that are all alike
-            return directions, centre, np.zeros((len(centre), 1))
-        floor = max(1 / (math.e * (found.uses + 1)), QUANTUM_FLOOR)
-        return directions, centre, gain_weights(values, floor)[:, None]
+    def _score(self, gains: Gains, batch: Batch) -> pa.Array:
+        found = gains.of(vectors_of(batch[self.of]))
+        return pa.array(found.astype(np.float32), mask=np.isnan(found))
 
-    def _score(self, directions: Float64, centre: Float64, weights: Float64, batch: Batch) -> pa.Array:
-        if not weights.any():
-            return pa.nulls(len(batch), pa.float32())
-        gains = quadratic(vectors_of(batch[self.of]), directions, centre, weights)[:, 0]
-        return pa.array(gains.astype(np.float32), mask=np.isnan(gains))
+
+@dataclass(frozen=True)
+class Gains:
+    """What documents add to the variety of others; the eigenvectors are found once in a process, when they are used."""
+
+    others: Moments
+    centred: bool
+
+    def of(self, vectors: Float32) -> Float64:
+        """float64, (n); NaN for a vector without a direction, or if the others show no variety to add to."""
+        if self._projection is None:
+            return np.full(len(vectors), np.nan)
+        return quadratic(vectors, *self._projection)[:, 0]
+
+    @cached_property
+    def _projection(self) -> tuple[Float64, Float64, Float64] | None:
+        """(eigenvectors, centre, weights), or None if there are no others, or centred ones that are all alike."""
+        centre = self.others.mean if self.centred else np.zeros(len(self.others.first))
+        values, directions = eigen(self.others.covariance(centre if self.centred else None))
+        if math.fsum(values) <= QUANTUM_FLOOR:
+            return None
+        floor = max(1 / (math.e * (self.others.uses + 1)), QUANTUM_FLOOR)
+        return directions, centre, gain_weights(values, floor)[:, None]

@@ -27,7 +27,7 @@ def moments(vectors, repeats=None):
     """Of float32 vectors, through whole numbers."""
     whole, known = fixed_point(vectors.astype(np.float32))
     repeats = np.where(known, 1 if repeats is None else repeats, 0).astype(np.int64)
-    return Moments.of(int((repeats > 0).sum()), int(repeats.sum()), sum_of(whole, repeats), gram(whole, repeats))
+    return Moments(int((repeats > 0).sum()), int(repeats.sum()), sum_of(whole, repeats), gram(whole, repeats))
 
 
 def isotropic(n, d, shift=0.0, seed=0):
@@ -128,6 +128,27 @@ def test_nothing_has_no_variety():
     assert moments(np.zeros((4, 3))).covariance().tolist() == np.zeros((3, 3)).tolist()
     assert gain_weights(np.zeros(3), 1e-3).tolist() == [0, 0, 0]
     assert influence_weights(np.zeros(3), 2).tolist() == [0, 0, 0]
+
+
+def test_order_two_needs_no_eigenvalues():
+    """VS_2 = 1 / ‖C‖², and adding x xᵀ to A = Σ x xᵀ adds 2 xᵀ A x + 1 to ‖A‖²: the least xᵀ A x adds most."""
+    x = isotropic(200, 9, 0.6)
+    a = x.T @ x
+    assert vendi(spectrum(a), 2) == pytest.approx(200**2 / np.sum(a * a), rel=1e-12)
+    new = isotropic(30, 9, 0.6, seed=1)
+    squares = [np.sum((a + np.outer(z, z)) ** 2) for z in new]
+    inner = np.einsum("ni,ij,nj->n", new, a, new)
+    assert np.sum(a * a) + 2 * inner + 1 == pytest.approx(squares, rel=1e-12)
+    more = [vendi(spectrum(a + np.outer(z, z)), 2) for z in new]
+    assert np.argmax(more) == np.argmin(inner)
+
+
+def test_parts_add_up_exactly():
+    x = isotropic(90, 5)
+    parts = moments(x[:40]) + moments(x[40:])
+    whole = moments(x)
+    assert (parts.documents, parts.uses) == (whole.documents, whole.uses)
+    assert parts.covariance(parts.mean).tobytes() == whole.covariance(whole.mean).tobytes()
 
 
 def test_what_is_no_kernel_is_refused():

@@ -42,7 +42,7 @@ def test_vectors_have_the_same_score(reference, n, d, order):
     x = drawn(n, d, 5)
     whole, _ = fixed_point(x)
     ones = np.ones(n, np.int64)
-    ours = vendi(spectrum(Moments.of(n, n, sum_of(whole, ones), gram(whole, ones)).covariance(), 2.0**-28), order)
+    ours = vendi(spectrum(Moments(n, n, sum_of(whole, ones), gram(whole, ones)).covariance(), 2.0**-28), order)
     assert ours == pytest.approx(reference.score_dual(x.astype(np.float64), q=theirs(order)), rel=1e-4)
 
 

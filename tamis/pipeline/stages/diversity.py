@@ -7,8 +7,9 @@ intervals, what single documents add to each number. Formulas and reading: docs/
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from tamis.kernels.arrow import Float32, text_of, vectors_of
 from tamis.kernels.gram import MOST_DOCUMENTS, fixed_point, gram, sum_of
 from tamis.kernels.spectrum import Moments
 from tamis.pipeline.stages.groups import ENOUGH, NO_SOURCE, Layout, largest_keys, merge_counts, source_keys
-from tamis.pipeline.stages.variety import LEVEL, Influences, Numbers, order_label, told
+from tamis.pipeline.stages.variety import LEVEL, Influences, Numbers, order_label, thinned, told
 from tamis.steps import Batch, Component, Fold, Pool, Publish, Steps, Summary, Train, Workshop
 
 Int64 = npt.NDArray[np.int64]
@@ -184,11 +185,12 @@ class Diversity(Component):
         for place, name in enumerate(("pool", *self.arms)):
             parts = found[place * layout.groups : (place + 1) * layout.groups]
             whole = _together(parts)
+            spectra = numbers.spectra(whole)
             yield {
                 "kind": "arm" if place else "pool",
-                "groups": numbers.between(parts, whole) if layout.keys else None,
-                "spectrum": numbers.drawn_spectrum(whole),
-                **_row(name, whole, numbers),
+                "groups": numbers.between(parts, spectra) if layout.keys else None,
+                "spectrum": {view: thinned(shares) for view, shares in spectra.items()},
+                **_row(name, whole, numbers.effective(spectra)),
             }
 
 
@@ -196,20 +198,14 @@ def _sources(layout: Layout, sums: Summary, found: Sequence[Moments], numbers: N
     """A row for each chosen source, the largest first, and one for all other documents if there are any."""
     for place, key in enumerate(layout.keys):
         name = _text(sums[f"name_{place}"]) if key != NO_SOURCE else None
-        yield {"kind": "source", **_row(name, found[place], numbers)}
+        yield {"kind": "source", **_row(name, found[place], numbers.effective(numbers.spectra(found[place])))}
     rest = found[len(layout.keys)]
     if layout.keys and rest.documents:
-        yield {"kind": "rest", **_row(None, rest, numbers)}
+        yield {"kind": "rest", **_row(None, rest, numbers.effective(numbers.spectra(rest)))}
 
 
-def _row(name: str | None, found: Moments, numbers: Numbers) -> dict[str, Any]:
-    return {
-        "name": name,
-        "documents": found.documents,
-        "uses": found.uses,
-        "equal": None,
-        **numbers.effective(found),
-    }
+def _row(name: str | None, found: Moments, effective: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "documents": found.documents, "uses": found.uses, "equal": None, **effective}
 
 
 def _text(raw: npt.NDArray[np.uint8]) -> str:
@@ -217,27 +213,13 @@ def _text(raw: npt.NDArray[np.uint8]) -> str:
 
 
 def _together(parts: Sequence[Moments]) -> Moments:
-    """The sums of several groups; exact, because they are whole numbers scaled by a power of two."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = replace(
-            total,
-            documents=total.documents + part.documents,
-            uses=total.uses + part.uses,
-            first=total.first + part.first,
-            second=total.second + part.second,
-        )
-    return total
+    return reduce(add, parts)
 
 
 def _found(layout: Layout, sums: Summary) -> list[Moments]:
     """The sums of every slot; samples that are all of their group were not made twice."""
-    found = [
-        Moments.of(int(documents), int(uses), first, second)
-        for documents, uses, first, second in zip(
-            sums["documents"], sums["uses"], sums["first"], sums["second"], strict=True
-        )
-    ]
+    parts = zip(*(sums[name] for name in ("documents", "uses", "first", "second")), strict=True)
+    found = [Moments(int(documents), int(uses), first, second) for documents, uses, first, second in parts]
     for slot, whole in layout.complete.items():
         found[slot] = _together([found[part] for part in whole])
     return found

@@ -53,34 +53,30 @@ class Numbers:
     def covariance(self, found: Moments, view: str) -> Float64:
         return found.covariance(self.centre if view == "centred" else None)
 
-    def effective(self, found: Moments) -> dict[str, dict[str, float]]:
+    def spectra(self, found: Moments) -> dict[str, Float64]:
+        """View → eigenvalues as shares."""
+        return {view: spectrum(self.covariance(found, view), QUANTUM_FLOOR) for view in VIEWS}
+
+    def effective(self, spectra: Mapping[str, Float64]) -> dict[str, dict[str, float]]:
         """View → order → effective number of documents."""
-        shares = {view: spectrum(self.covariance(found, view), QUANTUM_FLOOR) for view in VIEWS}
         return {
-            view: {order_label(order): rounded(vendi(shares[view], order_named(order))) for order in self.orders}
-            for view in VIEWS
+            view: {order_label(order): rounded(vendi(shares, order_named(order))) for order in self.orders}
+            for view, shares in spectra.items()
         }
 
-    def between(self, groups: Sequence[Moments], whole: Moments) -> dict[str, dict[str, float]]:
-        """View → the number within groups, between them, and their product: the effective number at order 1."""
+    def between(self, groups: Sequence[Moments], spectra: Mapping[str, Float64]) -> dict[str, dict[str, float]]:
+        """View → the number within groups, between them, and their product, which is that of all at order 1."""
         found = {}
-        for view in VIEWS:
-            parts = [self.covariance(group, view) * group.uses for group in groups]
-            inner = within(parts, QUANTUM_FLOOR)
-            total = vendi(spectrum(self.covariance(whole, view), QUANTUM_FLOOR))
-            found[view] = {
-                "within": rounded(inner),
-                "between": rounded(total / inner) if inner else 0.0,
-                "all": rounded(total),
-            }
+        for view, shares in spectra.items():
+            inner = within([self.covariance(group, view) * group.uses for group in groups], QUANTUM_FLOOR)
+            total = vendi(shares)
+            between = total / inner if inner else 0.0
+            found[view] = {"within": rounded(inner), "between": rounded(between), "all": rounded(total)}
         return found
 
-    def drawn_spectrum(self, found: Moments) -> dict[str, list[list[float]]]:
-        """View → (rank, share) of some eigenvalues, the largest first."""
-        return {view: _thinned(spectrum(self.covariance(found, view), QUANTUM_FLOOR)) for view in VIEWS}
 
-
-def _thinned(shares: Float64) -> list[list[float]]:
+def thinned(shares: Float64) -> list[list[float]]:
+    """(rank, share) of some eigenvalues, spread evenly over the logarithm of the rank."""
     if len(shares) == 0:
         return []
     ranks = np.unique(np.rint(np.geomspace(1, len(shares), DRAWN_SHARES)).astype(np.int64))
@@ -121,7 +117,7 @@ class Influences:
     def intervals(self, group: int, squares: Int64) -> dict[str, dict[str, list[float | None]]]:
         """View → order → effective number, and the ends of its interval on the logarithmic scale; none at order 0."""
         found = self.groups[group]
-        values = self.numbers.effective(found)
+        values = self.numbers.effective(self.numbers.spectra(found))
         deviations = np.sqrt(squares / SQUARE_UNIT) / max(found.uses, 1)
         told: dict[str, dict[str, list[float | None]]] = {}
         for view, by_order in zip(VIEWS, deviations, strict=True):
