@@ -4,7 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("importance", "one_pass", "scaling", "overhead", "memory", "semantic", "ingest", "minhash", "dedup_quality")
+NAMES = (
+    "importance",
+    "one_pass",
+    "scaling",
+    "overhead",
+    "memory",
+    "semantic",
+    "ingest",
+    "substring",
+    "minhash",
+    "dedup_quality",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

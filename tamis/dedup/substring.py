@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.dedup.base import SPANS, SpanDeduplicator
-from tamis.kernels.arrow import Int64, UInt64
+from tamis.kernels.arrow import Int64, UInt64, one_array
 from tamis.kernels.spans import covered_bytes, list_bounds, span_column, spans_of
 from tamis.kernels.substrings import (
     Marks,
@@ -21,6 +21,7 @@ from tamis.kernels.substrings import (
     fingerprints,
     first_copies,
     hash_runs,
+    later_copies,
     runs_with,
     struck_spans,
     written,
@@ -28,7 +29,7 @@ from tamis.kernels.substrings import (
 from tamis.steps import Batch, Columns, Exchange, Fold, Map, Pool, Publish, Steps, Summary
 
 SHARED = {"shared": pa.uint64()}
-COPY = {"at": pa.uint32(), "until": pa.uint32(), "owner": pa.uint64()}
+COPY = {"at": pa.uint32(), "runs": pa.uint32(), "until": pa.uint32(), "owner": pa.uint64()}  # as in Marks
 PASSAGES = {"spans": SPANS, "bytes": pa.uint32(), "duplicate": pa.bool_(), "kept_by": pa.string()}
 LENGTHS = 32  # classes of span lengths: class i holds 2^i to 2^(i+1) - 1 bytes
 
@@ -59,7 +60,7 @@ class Substring(SpanDeduplicator):
         copies = yield Exchange(self.reads, self._runs, decide, COPY, joins=shared, many=True)
         passages = yield Exchange(self.reads, self._passages, decide_keepers, PASSAGES, joins=copies)
         totals = yield Fold((), summarize, joins=passages)
-        findings = Publish(f"{pool.name}.json", found(totals), told(pool.name, totals))
+        findings = Publish(f"{pool.name}.json", found(totals), told(totals))
         return Map((), self.columns(pool.name), partial(filled, pool.name), joins=passages, findings=findings)
 
     @property
@@ -78,18 +79,20 @@ class Substring(SpanDeduplicator):
         return {"key": keys, "row": np.repeat(batch["row"].to_numpy(), np.diff(offsets))}
 
     def _runs(self, batch: Batch) -> Columns:
-        """Two hashes of every run that may have a copy: those whose fingerprint does."""
+        """The runs that may have a copy, those whose fingerprint has one: a row for all that have it at one place."""
         offsets = list_bounds(batch["shared"])
         tokens = self._tokens(batch, np.diff(offsets))
         n, k = self._window
         known = batch["shared"].flatten().to_numpy(zero_copy_only=False)
-        document, first = runs_with(tokens.document, hash_runs(tokens, k, 0), n, k, (offsets, known))
+        document, key, first, runs = runs_with(tokens.document, hash_runs(tokens, k, 0), n, k, (offsets, known))
+        ends = np.cumsum(runs)
+        each = np.arange(runs.sum()) + np.repeat(first - ends + runs, runs)
         return {
-            "key": hash_runs(tokens, n, 0)[first],
-            "check": hash_runs(tokens, n, 1)[first],
+            "key": key,
             "row": batch["row"].to_numpy()[document],
             "rank": ranks(batch)[document],
             "at": (first - tokens.document[document]).astype(np.uint32),
+            "checks": pa.ListArray.from_arrays(np.append(0, ends).astype(np.int32), hash_runs(tokens, n, 1)[each]),
         }
 
     def _passages(self, batch: Batch) -> Columns:
@@ -134,13 +137,12 @@ def decide_shared(table: pa.Table) -> pa.Table:
 
 def decide_copies(n: int, strike: str, table: pa.Table) -> pa.Table:
     """The runs to strike. A run that overlaps its own first copy is struck from that copy's end."""
-    key, check, rank, row, at = (table[name].to_numpy() for name in ("key", "check", "rank", "row", "at"))
-    first = first_copies(key, check, rank, row, at)
-    copies = np.flatnonzero((first >= 0) & ((first != np.arange(len(first))) | (strike == "all")))
-    first = first[copies]
-    is_own = (row[first] == row[copies]) & (strike == "later")
-    until = np.where(is_own, at[first] + np.uint32(n), np.uint32(0))
-    return pa.table({"row": row[copies], "at": at[copies], "until": until, "owner": rank[first]})
+    key, rank, row, at = (table[name].to_numpy() for name in ("key", "rank", "row", "at"))
+    checks = one_array(table["checks"])
+    runs = list_bounds(checks)
+    first = first_copies(key, runs, checks.flatten().to_numpy(zero_copy_only=False), rank, row, at)
+    stretch, begin, number, until, owner = later_copies(runs, row, at, first, n, strike == "all")
+    return pa.table({"row": row[stretch], "at": begin, "runs": number, "until": until, "owner": rank[owner]})
 
 
 def decide_keepers(table: pa.Table) -> pa.Table:
@@ -178,12 +180,12 @@ def found(totals: Summary) -> dict[str, Any]:
     return {**counts, "spans": sum(classes.values()), "spans_by_least_bytes": classes}
 
 
-def told(name: str, totals: Summary) -> list[str]:
+def told(totals: Summary) -> list[str]:
     """One line for the terminal."""
     counts = found(totals)
     spans = f"{counts['spans']:,} passages, {counts['struck_bytes']:,} bytes"
     documents = f"{counts['struck_documents']:,} of {counts['documents']:,} documents"
-    return [f"{name}: {spans} of {documents} occur elsewhere; {counts['duplicates']:,} have little else"]
+    return [f"{spans} of {documents} occur elsewhere; {counts['duplicates']:,} have little else"]
 
 
 def filled(name: str, batch: Batch) -> Columns:

@@ -44,14 +44,16 @@ class Written(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """m marked runs of n documents; document i has marks document[i] to document[i + 1], in any order.
+    """Marked runs of n documents, in m stretches; document i has document[i] to document[i + 1], in any order.
 
-    document : int64, (n + 1). at : uint32, (m), the run's first token, counted in its document; each at most once.
-    until : uint32, (m), tokens before this one are spared. owner : uint64, (m), who has the first copy.
+    document : int64, (n + 1). at, runs : uint32, (m): the runs that begin at tokens at, at + 1, ... at + runs - 1 of
+    the document are marked; no run is in two stretches. until : uint32, (m), the first run is spared before token
+    `until`, the next before until + 1 and so on; 0 spares none. owner : uint64, (m), who has the first copies.
     """
 
     document: Int64
     at: UInt32
+    runs: UInt32
     until: UInt32
     owner: UInt64
 
@@ -256,13 +258,18 @@ def fingerprints(document: Int64, hashes: UInt64, n: int, k: int) -> tuple[Int64
 
 
 @kernel
-def runs_with(document: Int64, hashes: UInt64, n: int, k: int, shared: tuple[Int64, UInt64]) -> tuple[Int64, Int64]:
-    """(documents, first tokens) of the runs of n tokens whose lowest hash is among those shared: int64, (r) each.
+def runs_with(
+    document: Int64, hashes: UInt64, n: int, k: int, shared: tuple[Int64, UInt64]
+) -> tuple[Int64, UInt64, Int64, Int64]:
+    """The runs of n tokens whose lowest hash is among those shared: stretches of runs that have it at the same place.
 
-    document, hashes, n, k : as for `fingerprints`. First tokens count through all documents.
+    Returns (documents, lowest hashes, first runs: the token that each begins with, numbers of runs), (s) each.
+    document, hashes, n, k : as for `fingerprints`. Tokens count through all documents.
     shared : (int64, (documents + 1); uint64, (s)): document i asks for shared[1][shared[0][i]:shared[0][i + 1]].
     """
-    whose, where, count = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.int64), 0
+    size = len(hashes)
+    whose, key = np.empty(size, np.int64), np.empty(size, np.uint64)
+    first, runs, count = np.empty(size, np.int64), np.zeros(size, np.int64), 0
     for d in range(len(document) - 1):
         known = np.sort(shared[1][shared[0][d] : shared[0][d + 1]])
         at, is_shared = -1, False
@@ -272,71 +279,122 @@ def runs_with(document: Int64, hashes: UInt64, n: int, k: int, shared: tuple[Int
                 at = place
                 found = np.searchsorted(known, hashes[at])
                 is_shared = found < len(known) and known[found] == hashes[at]
+                if is_shared:
+                    whose[count], key[count], first[count] = d, hashes[at], i
+                    count += 1
             if is_shared:
-                whose[count], where[count] = d, i
-                count += 1
-    return whose[:count].copy(), where[:count].copy()
+                runs[count - 1] += 1
+    return whose[:count].copy(), key[:count].copy(), first[:count].copy(), runs[:count].copy()
 
 
 @kernel
-def first_copies(key: UInt64, check: UInt64, rank: UInt64, row: UInt64, at: UInt32) -> Int64:
-    """Of each run, the place of the first of those with its key and check: int64, (r); -1 for a run that is alone.
+def first_copies(key: UInt64, runs: Int64, check: UInt64, rank: UInt64, row: UInt64, at: UInt32) -> tuple[Int64, Int64]:
+    """Of each run, the first of those with its key and check: (stretches, runs), int64, (r) each; -1 for a run alone.
 
-    key, check : uint64, (r), sorted by key alone. The first has the lowest (rank, row, at), each (r).
-    Time grows with the number of runs, also where very many have one key.
+    key, rank, row, at : (s), of stretches of runs, sorted by key alone; stretch i has the runs runs[i] to runs[i + 1],
+    which begin at tokens at[i], at[i] + 1 and so on. check : uint64, (r), a hash of each run. runs : int64, (s + 1).
+    The first has the lowest (rank, row, token). Time grows with the number of runs, also where very many have one key.
     """
-    out = np.full(len(key), -1, np.int64)
+    stretch, run = np.full(len(check), -1, np.int64), np.full(len(check), -1, np.int64)
     a = 0
     while a < len(key):
-        b, is_mixed = a + 1, False
+        b = a + 1
         while b < len(key) and key[b] == key[a]:
-            is_mixed |= check[b] != check[a]
             b += 1
-        order = a + np.argsort(check[a:b], kind="mergesort") if is_mixed else np.arange(a, b)
+        if b == a + 1 and runs[b] == runs[a] + 1:
+            a = b
+            continue
+        begin = runs[a]
+        member = np.empty(runs[b] - begin, np.int64)
+        for i in range(a, b):
+            member[runs[i] - begin : runs[i + 1] - begin] = i
+        order = np.argsort(check[begin : runs[b]], kind="mergesort")
         x = 0
         while x < len(order):
-            first, y = order[x], x + 1
-            while y < len(order) and check[order[y]] == check[first]:
-                i = order[y]
-                if (rank[i], row[i], at[i]) < (rank[first], row[first], at[first]):
-                    first = i
+            best, owner, y = order[x], member[order[x]], x + 1
+            while y < len(order) and check[begin + order[y]] == check[begin + order[x]]:
+                i, j = member[order[y]], order[y]
+                place, lowest_place = at[i] + j - runs[i], at[owner] + best - runs[owner]
+                if (rank[i], row[i], place) < (rank[owner], row[owner], lowest_place):
+                    best, owner = j, i
                 y += 1
             if y > x + 1:
-                out[order[x:y]] = first
+                for z in range(x, y):
+                    stretch[begin + order[z]], run[begin + order[z]] = owner, begin + best
             x = y
         a = b
-    return out
+    return stretch, run
+
+
+@kernel
+def later_copies(
+    runs: Int64, row: UInt64, at: UInt32, first: tuple[Int64, Int64], n: int, is_all: bool
+) -> tuple[Int64, UInt32, UInt32, UInt32, Int64]:
+    """What to mark: (stretch, at, runs, until, stretch of the first copies), (m) each, as in `Marks`.
+
+    runs, row, at : as for `first_copies`. first : what that returned. With `is_all` first copies are marked too,
+    and nothing is spared.
+    """
+    size = len(first[0])
+    stretch, owner = np.empty(size, np.int64), np.empty(size, np.int64)
+    begin, number, until = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint32)
+    count = 0
+    for i in range(len(row)):
+        goes_on = False  # whether the run before is in the stretch of marks that was begun last
+        for j in range(runs[i], runs[i + 1]):
+            origin, copy = first[0][j], first[1][j]
+            if origin < 0 or (copy == j and not is_all):
+                goes_on = False
+                continue
+            spared = 0
+            if row[origin] == row[i] and not is_all:
+                spared = np.int64(at[origin]) + copy - runs[origin] + n
+            if goes_on and owner[count - 1] == origin:
+                expected = np.int64(until[count - 1])
+                if spared == (expected + np.int64(number[count - 1]) if expected else 0):
+                    number[count - 1] += np.uint32(1)
+                    continue
+            stretch[count], owner[count], goes_on = i, origin, True
+            begin[count], number[count], until[count] = at[i] + j - runs[i], 1, spared
+            count += 1
+    return (
+        stretch[:count].copy(),
+        begin[:count].copy(),
+        number[:count].copy(),
+        until[:count].copy(),
+        owner[:count].copy(),
+    )
 
 
 @kernel
 def _covering(marks: Marks, d: int, size: int, n: int) -> tuple[Int64, Int64]:
-    """How many marked runs cover each of document d's `size` tokens, and the space after each: int64, (size + 1)."""
+    """How many stretches cover each of document d's `size` tokens, and the space after each: int64, (size + 1)."""
     token, space = np.zeros(size + 1, np.int64), np.zeros(size + 1, np.int64)
     for m in range(marks.document[d], marks.document[d + 1]):
-        at = np.int64(marks.at[m])
-        begin = max(at, np.int64(marks.until[m]))
+        at, more = np.int64(marks.at[m]), np.int64(marks.runs[m]) - 1
+        begin, end = max(at, np.int64(marks.until[m])), at + n  # of what the first run covers; the next lie one further
         token[begin] += 1
-        token[at + n] -= 1
-        space[begin] += 1
-        space[at + n - 1] -= 1
+        token[end + more] -= 1
+        if end > begin + 1:
+            space[begin] += 1
+            space[end - 1 + more] -= 1
     return np.cumsum(token), np.cumsum(space)
 
 
 @kernel
 def _owner_of(marks: Marks, d: int, begin: int, end: int) -> np.uint64:
     """Who has the first copy of most runs that begin between two tokens of document d; of such, the lowest number."""
-    owners, count = np.empty(marks.document[d + 1] - marks.document[d], np.uint64), 0
-    for m in range(marks.document[d], marks.document[d + 1]):
-        if begin <= max(np.int64(marks.at[m]), np.int64(marks.until[m])) < end:
-            owners[count] = marks.owner[m]
-            count += 1
-    owners = np.sort(owners[:count])
-    best, most, a = np.uint64(0), 0, 0
-    for b in range(1, count + 1):
-        if b == count or owners[b] != owners[a]:
-            if b - a > most:
-                best, most = owners[a], b - a
-            a = b
+    first = marks.document[d]
+    order = first + np.argsort(marks.owner[first : marks.document[d + 1]])
+    best, most, runs = np.uint64(0), 0, 0
+    for x in range(len(order)):
+        m = order[x]
+        if x == 0 or marks.owner[m] != marks.owner[order[x - 1]]:
+            runs = 0
+        at = int(max(marks.at[m], marks.until[m]))
+        runs += max(min(at + int(marks.runs[m]), end) - max(at, begin), 0)
+        if runs > most:
+            best, most = marks.owner[m], runs
     return best
 
 
@@ -348,7 +406,10 @@ def struck_spans(text: Text, tokens: Written, marks: Marks, n: int) -> Struck:
     """
     documents = len(tokens.document) - 1
     offsets, left, owner = np.zeros(documents + 1, np.int64), np.diff(tokens.document), np.zeros(documents, np.uint64)
-    start, end, count = np.empty(len(marks.at), np.uint32), np.empty(len(marks.at), np.uint32), 0
+    most = np.int64(0)  # passages: no more than runs
+    for m in range(len(marks.runs)):
+        most += marks.runs[m]
+    start, end, count = np.empty(most, np.uint32), np.empty(most, np.uint32), 0
     for d in range(documents):
         offsets[d + 1] = count
         if marks.document[d] == marks.document[d + 1]:

@@ -283,13 +283,14 @@ def test_a_decision_does_not_depend_on_other_keys_or_on_the_order_of_one():
     table = pa.table(
         {
             "key": np.sort(draw.integers(0, 50, n).astype(np.uint64)),
-            "check": draw.integers(0, 2, n).astype(np.uint64),
             "row": draw.integers(0, 9, n).astype(np.uint64),
             "rank": draw.integers(0, 4, n).astype(np.uint64),
-            "at": np.arange(n, dtype=np.uint32),
+            "at": np.arange(0, 5 * n, 5, dtype=np.uint32),
+            "checks": pa.array([draw.integers(0, 4, draw.integers(1, 5)) for _ in range(n)], pa.list_(pa.uint64())),
         }
     )
     rows = {tuple(row.items()) for row in decide_copies(5, "later", table).to_pylist()}
+    assert len(rows) > n
     low = pa.array(table["key"].to_numpy() < 20)
     mirrored = table.take(pa.array(np.lexsort((-np.arange(n), table["key"].to_numpy()))))
     parts = [table.filter(low), table.filter(pa.compute.invert(low)), mirrored]

@@ -15,6 +15,7 @@ from tamis.kernels.substrings import (
     hash_bytes,
     hash_runs,
     is_unspaced,
+    later_copies,
     runs_with,
     struck_spans,
     written,
@@ -186,8 +187,12 @@ def test_two_equal_runs_share_a_fingerprint_that_counts_twice(documents, n):
     shared = flattened(
         [[key for key in keys[offsets[d] : offsets[d + 1]].tolist() if counts[key] > 1] for d in range(len(documents))]
     )
-    document, first = runs_with(tokens.document, hashes, n, k, shared)
-    found = set(zip(document.tolist(), (first - tokens.document[document]).tolist(), strict=True))
+    document, _, first, number = runs_with(tokens.document, hashes, n, k, shared)
+    found = {
+        (d, i)
+        for d, begin, count in zip(document.tolist(), first - tokens.document[document], number, strict=True)
+        for i in range(begin, begin + count)
+    }
     runs = [(d, i, tuple(tokens[i : i + n])) for d, tokens in enumerate(documents) for i in range(len(tokens) - n + 1)]
     often = Counter(run for _, _, run in runs)
     assert {(d, i) for d, i, run in runs if often[run] > 1} <= found
@@ -200,49 +205,113 @@ def test_runs_with_a_shared_fingerprint_are_those_of_the_twin(documents, n, data
     shared = data.draw(
         st.lists(st.lists(st.integers(1, 3), max_size=3), min_size=len(documents), max_size=len(documents))
     )
-    document, first = runs_with(offsets, hashes, n, k, flattened(shared))
-    assert list(zip(document.tolist(), first.tolist(), strict=True)) == [
-        (d, offsets[d] + i)
-        for d, tokens in enumerate(documents)
-        for i in range(len(tokens) - n + 1)
-        if lowest_twin(tokens, i, n, k)[0] in shared[d]
+    expected = []  # (document, lowest hash, its place, runs)
+    for d, tokens in enumerate(documents):
+        for i in range(len(tokens) - n + 1):
+            key, place = lowest_twin(tokens, i, n, k)
+            if expected and expected[-1][:3] == (d, key, place):
+                expected[-1][3].append(offsets[d] + i)
+            elif key in shared[d]:
+                expected.append((d, key, place, [offsets[d] + i]))
+    found = runs_with(offsets, hashes, n, k, flattened(shared))
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == [
+        (d, key, runs[0], len(runs)) for d, key, _, runs in expected
     ]
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 2)] * 5), max_size=40, unique_by=lambda run: run[2:]))
-def test_first_copies_are_those_of_the_twin(runs):
-    runs = sorted(runs, key=lambda run: run[0])
-    columns = [np.array([run[i] for run in runs], np.uint64) for i in range(5)]
-    found = first_copies(*columns[:4], columns[4].astype(np.uint32))
-    for i, run in enumerate(runs):
-        group = [j for j, other in enumerate(runs) if other[:2] == run[:2]]
-        assert found[i] == (min(group, key=lambda j: runs[j][2:]) if len(group) > 1 else -1), i
+STRETCHES = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.integers(0, 2), st.integers(0, 2), st.lists(st.integers(0, 2), min_size=1, max_size=4)
+    ),
+    max_size=12,
+)
+
+
+def columns_of(stretches):
+    """The columns of stretches (key, rank, row, checks): each begins two tokens after the end of the last."""
+    key, rank, row = (np.array([stretch[i] for stretch in stretches], np.uint64) for i in range(3))
+    runs, check = flattened([checks for *_, checks in stretches])
+    return key, rank, row, runs, check, (runs[:-1] + 2 * np.arange(len(key))).astype(np.uint32)
+
+
+def copies_twin(stretches):
+    """[(stretch, token, its first copy's stretch and token or None)] of every run."""
+    key, rank, row, runs, check, at = (column.tolist() for column in columns_of(stretches))
+    every = [(i, at[i] + j - runs[i], check[j]) for i in range(len(key)) for j in range(runs[i], runs[i + 1])]
+    for i, token, mine in every:
+        same = [(rank[o], row[o], other, o) for o, other, theirs in every if (key[o], theirs) == (key[i], mine)]
+        yield i, token, (min(same)[3], min(same)[2]) if len(same) > 1 else None
+
+
+@given(STRETCHES)
+def test_first_copies_are_those_of_the_twin(stretches):
+    stretches = sorted(stretches, key=lambda stretch: stretch[0])
+    key, rank, row, runs, check, at = columns_of(stretches)
+    stretch, run = first_copies(key, runs, check, rank, row, at)
+    found = [
+        (owner, int(at[owner]) + place - int(runs[owner])) if owner >= 0 else None
+        for owner, place in zip(stretch.tolist(), run.tolist(), strict=True)
+    ]
+    assert found == [first for _, _, first in copies_twin(stretches)]
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+@given(stretches=STRETCHES, n=st.integers(2, 4))
+def test_later_copies_are_those_of_the_twin(is_all, stretches, n):
+    """Stretch by stretch the same runs, with the same owners, spared up to the same tokens."""
+    stretches = sorted(stretches, key=lambda stretch: stretch[0])
+    key, rank, row, runs, check, at = columns_of(stretches)
+    found = later_copies(runs, row, at, first_copies(key, runs, check, rank, row, at), n, is_all)
+    spelled = [
+        (stretch, begin + m, until + m if until else 0, owner)
+        for stretch, begin, number, until, owner in zip(*(column.tolist() for column in found), strict=True)
+        for m in range(number)
+    ]
+    assert spelled == [
+        (i, token, first[1] + n if row[first[0]] == row[i] and not is_all else 0, first[0])
+        for i, token, first in copies_twin(stretches)
+        if first and (is_all or first != (i, token))
+    ]
+
+
+def test_a_passage_of_many_runs_is_marked_in_one_stretch():
+    columns = columns_of([(7, 1, 1, list(range(25))), (7, 2, 2, list(range(25))), (7, 2, 2, [0, 1, 2])])
+    key, rank, row, runs, check, at = columns
+    found = later_copies(runs, row, at, first_copies(key, runs, check, rank, row, at), 50, False)
+    assert [column.tolist() for column in found] == [[1, 2], [27, 54], [25, 3], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("checks", [1, 2, 100_000])
-def test_a_hundred_thousand_copies_of_one_run_take_no_time(checks):
+def test_hundreds_of_thousands_of_copies_of_one_run_take_no_time(checks):
     """Quadratic work would take minutes."""
     n = 300_000
     same, rank = np.zeros(n, np.uint64), np.arange(n, dtype=np.uint64)[::-1].copy()
     check = np.arange(n, dtype=np.uint64) % np.uint64(checks)
-    found = first_copies(same, check, rank, rank, same.astype(np.uint32))
-    assert found.tolist() == [n - checks + i % checks for i in range(n)]
+    stretch, run = first_copies(same, np.arange(n + 1), check, rank, rank, same.astype(np.uint32))
+    assert stretch.tolist() == run.tolist() == [n - checks + i % checks for i in range(n)]
 
 
 @given(st.data())
 def test_spans_are_those_of_the_twin(sliced, data):
     words = st.lists(st.sampled_from(["a", "bb", "é", ",", " ", "  "]), max_size=25).map("".join)
     strings, n = data.draw(st.lists(words, max_size=3)), data.draw(st.integers(2, 4))
-    marks = []
+    marks = []  # (at, runs, until, owner)
     for string in strings:
-        room = len(token_twin(string, False)) - n
-        places = data.draw(st.lists(st.integers(0, room), unique=True, max_size=6)) if room >= 0 else []
-        marks.append([(at, data.draw(st.integers(0, at + n - 1)), data.draw(st.integers(1, 3))) for at in places])
+        after, mine, size = 0, [], len(token_twin(string, False))
+        while after + n <= size and data.draw(st.booleans()):
+            at = data.draw(st.integers(after, size - n))
+            after = data.draw(st.integers(at + 1, size - n + 1))
+            mine.append((at, after - at, data.draw(st.integers(0, at + n - 1)), data.draw(st.integers(1, 3))))
+        marks.append(data.draw(st.permutations(mine)))
     text = sliced(strings)
     tokens = written(text, np.ones(len(strings), bool), False)
     offsets, flat = flattened(marks)
-    at, until, owner = flat.reshape(-1, 3).T
-    found = struck_spans(text, tokens, Marks(offsets, at.astype(np.uint32), until.astype(np.uint32), owner.copy()), n)
+    columns = flat.reshape(-1, 4).T
+    found = struck_spans(text, tokens, Marks(offsets, *columns[:3].astype(np.uint32), columns[3].copy()), n)
+    marks = [
+        [(at + m, until + m if until else 0, owner) for at, runs, until, owner in mine for m in range(runs)]
+        for mine in marks
+    ]
     for d, string in enumerate(strings):
         spans, owner, left = span_twin(string, marks[d], n)
         part = slice(found.spans.document[d], found.spans.document[d + 1])
