@@ -68,4 +68,4 @@ class Static(Embedder):
         model = (
             load_static_model(Path(folder)) if folder else pretended_static_model(model_folder(self.model), self.width)
         )
-        return unit(model.sums(batch["text"].to_pylist()))
+        return unit(model.sums(batch.text))

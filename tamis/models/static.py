@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.errors import ContractError, SpecError, missing_extra
-from tamis.kernels.arrow import Float32
+from tamis.kernels.arrow import Float32, Text, strings_of
 from tamis.kernels.pooling import add_rows
+from tamis.models.words import RememberedWords, splits_like_bert
 
 if TYPE_CHECKING:
     import tokenizers
@@ -147,15 +148,24 @@ def _write(folder: Path, table: Float32, backend: tokenizers.Tokenizer, settings
 
 @dataclass(frozen=True)
 class StaticModel:
-    """A tokenizer, and a vector for each of its ids: float32, (ids, d)."""
+    """A tokenizer, and a vector for each of its ids: float32, (ids, d). words : its memory, if it may have one."""
 
     tokenizer: tokenizers.Tokenizer
     table: Float32
+    words: RememberedWords | None
 
-    def sums(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    @classmethod
+    def of(cls, tokenizer: tokenizers.Tokenizer, table: Float32) -> StaticModel:
+        return cls(tokenizer, table, RememberedWords(tokenizer) if splits_like_bert(tokenizer) else None)
+
+    def sums(self, text: Text) -> npt.NDArray[np.float64]:
         """The sum of the vectors of each text's tokens: float64, (n, d)."""
-        sums = np.zeros((len(texts), self.table.shape[1]), np.float64)
-        pieces = list(_pieces(texts))
+        sums = np.zeros((len(text), self.table.shape[1]), np.float64)
+        if self.words is not None:
+            self.words.add(text, self.table, sums)
+            return sums
+        strings = strings_of(text.offsets, text.data).to_pylist()
+        pieces = list(_pieces(strings))
         for start in range(0, len(pieces), PIECES_TOGETHER):
             some = pieces[start : start + PIECES_TOGETHER]
             found = self.tokenizer.encode_batch_fast([piece for _, piece in some], add_special_tokens=False)
@@ -184,7 +194,7 @@ def load_static_model(folder: Path) -> StaticModel:
     from safetensors.numpy import load_file
 
     table = np.array(load_file(folder / WEIGHTS)["embeddings"])  # a copy: kernels are compiled for writable arrays
-    return StaticModel(_tokenizer_in(folder), table)
+    return StaticModel.of(_tokenizer_in(folder), table)
 
 
 @lru_cache(maxsize=2)
@@ -192,7 +202,7 @@ def pretended_static_model(folder: Path, dimensions: int) -> StaticModel:
     """The tokenizer of a sentence model with a random vector for each id: the pace of the real thing, undistilled."""
     tokenizer = _tokenizer_in(folder)
     draw = np.random.default_rng(0)
-    return StaticModel(tokenizer, draw.standard_normal((tokenizer.get_vocab_size() + 1, dimensions), np.float32))
+    return StaticModel.of(tokenizer, draw.standard_normal((tokenizer.get_vocab_size() + 1, dimensions), np.float32))
 
 
 def _tokenizer_in(folder: Path) -> tokenizers.Tokenizer:
@@ -202,6 +212,8 @@ def _tokenizer_in(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _unbounded(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer for texts of any length, in which "[SEP]" is text like any other."""
+    tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

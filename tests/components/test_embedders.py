@@ -1,5 +1,6 @@
 """Embedders: what lies in a layer, who reads it, and models of sentences against the libraries they come from."""
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -10,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tamis.audit.reader import open_run
 from tamis.audit.sql import sql
 from tamis.errors import ContractError, SpecError
 from tamis.families import build, find, options_of
 from tamis.inline import run_inline
-from tamis.kernels.arrow import vectors_of
+from tamis.kernels.arrow import text_of, vectors_of
 from tamis.models.folder import content_digest, model_folder, vector_width
 from tamis.steps import Batch
 
@@ -382,16 +385,76 @@ def test_distilling_twice_gives_the_same_bytes(distilled):
 def test_a_long_document_is_cut_at_blanks_without_a_trace(tiny_model, distilled, monkeypatch):
     from tamis.models import static
 
-    model = static.load_static_model(distilled(8))
+    model = dataclasses.replace(static.load_static_model(distilled(8)), words=None)
     draw = np.random.default_rng(1)
     texts = [" ".join(draw.choice(WORDS, 300)), "sieve" * 50, "", "flour"]
-    whole = model.sums(texts)
+    whole = model.sums(text_of(pa.array(texts)))
     monkeypatch.setattr(static, "PIECE_CHARACTERS", 40)
     monkeypatch.setattr(static, "PIECES_TOGETHER", 7)
-    assert (model.sums(texts)[[0, 2, 3]] == whole[[0, 2, 3]]).all()
+    assert (model.sums(text_of(pa.array(texts)))[[0, 2, 3]] == whole[[0, 2, 3]]).all()
     pieces = list(static._pieces(texts))
     assert max(len(piece) for _, piece in pieces) <= 40
     assert ["".join(piece for owner, piece in pieces if owner == i) for i in range(4)] == texts
+
+
+@pytest.fixture(scope="module")
+def bert(packaged):
+    """A random table for the tokenizer of the default model: with its memory for words, and without."""
+    from tamis.models.static import pretended_static_model
+
+    model = pretended_static_model(packaged, 4)
+    assert model.words is not None
+    return model, dataclasses.replace(model, words=None)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=6))
+def test_remembered_words_are_tokenized_as_texts_are(bert, texts):
+    remembering, plain = bert
+    text = text_of(pa.array(["first", *texts], pa.string()).slice(1))
+    assert (remembering.sums(text) == plain.sums(text)).all()
+
+
+def test_forgetting_words_changes_nothing(bert, documents):
+    from tamis.models.words import RememberedWords
+
+    odd = [
+        "[SEP] and [MASK]",
+        "##ing don't",
+        "a,b;c",
+        "\u00a0x\u2003y\x0bz",
+        "e\u0301 E\u0301 \u0301e",
+        "日本語 ﬁ",
+        "é" * 10_000,
+    ]
+    texts = [text for text in documents["text"].to_pylist() if text is not None] + odd
+    text, plain = text_of(pa.array(texts)), bert[1]
+    expected = plain.sums(text)
+    assert expected[:-1].any(axis=1).sum() > 290
+    for slots in (64, 1024):
+        sums = np.zeros_like(expected)
+        words = RememberedWords(plain.tokenizer, slots)
+        words.add(text, plain.table, sums)
+        words.add(text.__class__(text.offsets[:1], text.data), plain.table, sums)
+        assert (sums == expected).all()
+        assert words._used <= slots // 2
+
+
+def test_only_tokenizers_that_split_like_bert_remember(packaged):
+    import tokenizers
+
+    from tamis.models.words import splits_like_bert
+
+    path = str(packaged / "tokenizer.json")
+    tokenizer = tokenizers.Tokenizer.from_file(path)
+    assert not splits_like_bert(tokenizer), "special tokens are looked for in texts"
+    tokenizer.encode_special_tokens = True
+    assert splits_like_bert(tokenizer)
+    tokenizer.add_tokens(["two words"])
+    assert not splits_like_bert(tokenizer)
+    other = tokenizers.Tokenizer.from_file(path)
+    other.encode_special_tokens = True
+    other.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    assert not splits_like_bert(other)
 
 
 def test_static_ranks_by_shared_words(tiny_model):
