@@ -38,11 +38,17 @@ def sorted_by(table: pa.Table, column: str) -> pa.Table:
 def beside_rows(decided: pa.Table, joins: Decisions, first_row: int, rows: int) -> pa.Table:
     """Decisions as columns beside the documents `first_row` to `first_row + rows`: null where nothing was decided.
 
-    decided : with `row`, in its order if a row may have several; then the columns are lists, in no order of their own.
+    decided : with `row`, in its order; if a row may have several, the columns are lists, in no order of their own.
+    Raises ContractError if a row has several that may not.
     """
     about = decided.column("row").to_numpy() - np.uint64(first_row)
     chosen = decided.select(joins.joined.names)
     if not joins.many:
+        if (twice := np.flatnonzero(about[1:] == about[:-1])).size:
+            raise ContractError(
+                "exchange: decide() promised one decision about a row, returned more about the document "
+                f"{int(about[twice[0]])} of a shard; say `many=True` if that is meant"
+            )
         place = np.full(rows, -1, np.int64)
         place[about] = np.arange(len(about))
         return chosen.take(pa.array(place, mask=place < 0))
