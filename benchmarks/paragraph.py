@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pool import need_shared, shards, side_by_side, spread, table, text_bytes, write_spec
-from whole import cores, started
+from whole import PEERS, cores, started
 
 PEER = Path(__file__).with_name("peers") / "dolma_paragraph.py"
 OURS = {
@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=4, help="of the shared pool, 25 MB of text each")
     parser.add_argument("--rows", type=int, help="of each shard, for a quick try")
     parser.add_argument("--rounds", type=int, default=3, help="two or more: runs are set against each other")
-    parser.add_argument("--dolma-python", type=Path, help="an interpreter that has dolma")
+    default = PEERS / "dolma" / "bin" / "python"
+    parser.add_argument("--dolma-python", type=Path, default=default, help="an interpreter that has dolma")
     arguments = parser.parse_args()
     need_shared()
     os.sched_setaffinity(0, cores(2))
@@ -55,14 +56,18 @@ def main() -> None:
         times = side_by_side(ours, arguments.rounds)
         rows = [(f"tamis, {name}", 1, spread(each), size / min(each) / 1e6) for name, each in times.items()]
         same = [(f"tamis, {name}", *run.agreement()) for name, run in ours.items()]
-        if arguments.dolma_python and arguments.dolma_python.is_file():
+        if arguments.dolma_python.is_file():
             theirs = _dolma(root, files, arguments.dolma_python, arguments.rounds)
             rows += [(name, cores_, spread(seconds), size / min(seconds) / 1e6) for name, cores_, seconds, _ in theirs]
             same += [(f"{name}, {count} cores", *_agreement(flags)) for name, count, _, flags in theirs]
         else:
             print(f"no dolma at {arguments.dolma_python}: left out (give --dolma-python)", file=sys.stderr)
     table(f"repeated paragraphs of {size / 1e6:.0f} MB, files to files", ("", "cores", "seconds", "MB/s"), rows)
-    header = ("two runs and more over the same files", "passages", "documents marked in another way")
+    header = (
+        "two runs and more over the same files",
+        "passages (ours: neighbours joined)",
+        "documents marked in another way",
+    )
     table("whether runs agree", header, same)
 
 

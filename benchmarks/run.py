@@ -15,6 +15,7 @@ NAMES = (
     "substring",
     "minhash",
     "dedup_quality",
+    "paragraph",
 )
 
 if __name__ == "__main__":

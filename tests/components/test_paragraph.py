@@ -254,6 +254,23 @@ def test_order_and_batches_of_documents_change_nothing(options):
             assert [column[i] for i in order] == moved[name]
 
 
+@pytest.mark.parametrize("options", [{}, {"ngram_words": 3}, {"ngram_words": 3, "threshold": 0.5, "rounds": 3}])
+def test_shards_and_ranges_of_keys_change_nothing(run_spec, write_corpus, tmp_path, monkeypatch, options):
+    """A paragraph's n-grams are decided in many places; their shares add up."""
+    draw = random.Random(9)
+    texts = ["\n".join(draw.choice(LINES) for _ in range(draw.randint(0, 6))) for _ in range(90)]
+    ids = [f"id {i}" for i in range(90)]
+    monkeypatch.setattr("tamis.pipeline.exchange.PARTITION_BYTES", 900)
+    pool = write_corpus(tmp_path / "pool", pa.table({"id": ids, "text": texts}), 3)
+    stage = {"deduplicate": {"by": {"paragraph": {"min_words": 3, "as": "p", **options}}}}
+    ran = run_spec({"corpus": {"paths": str(pool)}, "stages": [stage]}, tmp_path)
+    assert len(list(ran.folder.glob("folds/p-*/decided-*/decided-*.arrow"))) > 8
+    expected = found(texts, ids, 100, min_words=3, **options)
+    for name, column in expected.items():
+        values = ran.values(f"p_{name}")
+        assert [values[doc_id] for doc_id in ids] == column, name
+
+
 # ---- real text ----
 
 
