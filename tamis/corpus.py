@@ -208,6 +208,8 @@ def _canonical(
 ) -> tuple[pa.RecordBatch, pa.BooleanArray]:
     arrays = {name: batch.column(names[name]) for name in wanted}
     usable = pa.array(np.ones(batch.num_rows, bool))
+    if not columns:
+        return batch.select([]), usable  # it still knows how many rows it has
     if "text" in arrays:
         arrays["text"] = _utf8(arrays["text"])
         usable = arrays["text"].is_valid()

@@ -18,8 +18,7 @@ class Beside:
     """The columns of a shard that are not in the documents: layers, and decisions of exchanges."""
 
     def __init__(self, run: Path, sources: Mapping[str, str], shard: Shard, works: Sequence[Work] = ()) -> None:
-        wanted = [column for column, folder in sources.items() if not folder]
-        self.document_columns = list(dict.fromkeys([*wanted, "doc_id"]))  # ids name what fails
+        self.document_columns = [column for column, folder in sources.items() if not folder]
         self._layers = pa.table({"row": row_numbers(shard.number, shard.rows)})
         for folder in sorted({folder for folder in sources.values() if folder}):
             if folder.startswith(QUARANTINE):

@@ -87,7 +87,7 @@ class Output(ABC):
                 "reason": f"{self.work.label}: {type(error).__name__}: {error}",
                 "sample": text[:SAMPLE_CHARACTERS],
                 "row": row,
-                "doc_id": batch["doc_id"][0].as_py(),
+                "doc_id": batch["doc_id"][0].as_py() if "doc_id" in batch.table.schema.names else None,
                 "key": self.work.key,
             }
         )

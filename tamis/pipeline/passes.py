@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tamis.corpus import Shard, read_batches
+from tamis.corpus import Fields, Shard, read_batches
 from tamis.pipeline.beside import Beside
 from tamis.pipeline.layout import quarantine_file
 from tamis.pipeline.outputs import output_for
@@ -58,8 +58,18 @@ def _run_shard(run: Path, spec: PassSpec, works: Sequence[Work], shard: Shard) -
         raise OSError(
             f"{shard.label}: expected {shard.rows} documents, read {position}; the file changed under the run"
         )
+    _name_failed([entry for output in outputs for entry in output.failed], shard, spec.corpus.fields)
     seconds = (time.perf_counter() - began) / max(1, len(outputs))
     receipts = [output.finish(seconds, spec.corpus.name) for output in outputs]
     if "text" in beside.document_columns:
         write_quarantine(run / quarantine_file(spec.corpus.name, shard.number), unusable)
     return receipts
+
+
+def _name_failed(failed: Sequence[dict[str, Any]], shard: Shard, fields: Fields) -> None:
+    """The ids of documents that a step failed on without having read any."""
+    if all(entry["doc_id"] is not None for entry in failed):
+        return
+    ids = [doc_id for batch, _ in read_batches(shard, fields, ("doc_id",)) for doc_id in batch.column(0).to_pylist()]
+    for entry in failed:
+        entry["doc_id"] = ids[entry["row"]]
