@@ -94,7 +94,7 @@ class Paragraph(SpanDeduplicator):
         return {
             "key": found.hash,
             "row": batch["row"].to_numpy()[document],
-            "order": _order(batch)[document],
+            "order": ranks(batch)[document],
             "start": found.start,
             "end": found.end,
             "words": found.words,
@@ -125,7 +125,7 @@ class Paragraph(SpanDeduplicator):
         sent: dict[str, Any] = {
             "key": found.hash,
             "row": batch["row"].to_numpy()[document],
-            "order": _order(batch)[document],
+            "order": ranks(batch)[document],
             "start": np.repeat(found.start, sizes),
         }
         if not is_first:  # at first all paragraphs count
@@ -153,7 +153,7 @@ class Paragraph(SpanDeduplicator):
         spans = apart(Spans(found.document, found.start, found.end))
         duplicate = _exceeds(found.contained, found.total, self.threshold_document)
         longest = longest_of(found.document, (found.end - found.start).astype(np.int64))
-        order = _order(batch)
+        order = ranks(batch)
         asks = np.flatnonzero((longest >= 0) | duplicate)
         owner = order.copy()  # who loses no span asks nobody in particular
         owner[longest >= 0] = found.owner[longest[longest >= 0]]
@@ -179,8 +179,11 @@ class Paragraph(SpanDeduplicator):
         }
 
 
-def _order(batch: Batch) -> UInt64:
-    """The rank of each document, the lowest is first: by hash, so that no source loses more for how its ids begin."""
+def ranks(batch: Batch) -> UInt64:
+    """Who comes first: uint64, (n), a hash of the id alone, so that no source loses more for how its ids begin.
+
+    `substring` has the same order: neither strikes what the other left to an earlier document.
+    """
     return seeds.hash64(0, "paragraph: first", batch.doc_ids)
 
 

@@ -14,6 +14,7 @@ from tamis import seeds
 from tamis.dedup.paragraph import Paragraph
 from tamis.inline import run_inline
 from tamis.kernels.arrow import text_of
+from tamis.steps import Batch
 
 LINES = [
     "a b c d",
@@ -269,6 +270,14 @@ def test_shards_and_ranges_of_keys_change_nothing(run_spec, write_corpus, tmp_pa
     for name, column in expected.items():
         values = ran.values(f"p_{name}")
         assert [values[doc_id] for doc_id in ids] == column, name
+
+
+def test_substring_leaves_passages_to_the_same_documents():
+    """Otherwise each of two stages could strike what the other left."""
+    from tamis.dedup import paragraph, substring
+
+    batch = Batch(pa.record_batch({"doc_id": [f"id {i}" for i in range(50)]}))
+    assert (paragraph.ranks(batch) == substring.ranks(batch)).all()
 
 
 # ---- real text ----
