@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tamis.dedup.base import Best
 from tamis.dedup.semantic import EPSILON, EPSILONS, Semantic, packed, parts, unpacked
 from tamis.inline import Inline
-from tamis.kernels.arrow import half_vectors, vectors_of
+from tamis.kernels.arrow import half_vectors, text_of, vectors_of
 from tamis.kernels.directions import directions, inverse_lengths
 from tamis.scorers.prototypes import Prototypes
+from tamis.seeds import hash64
 from tamis.steps import Pool
 
 
@@ -100,13 +101,25 @@ def test_far_from_the_centroid_comes_first_unless_it_is_said_otherwise(semantic)
     assert drawn == {0, 1, 2, 3}
 
 
-def test_similarity_exactly_at_the_threshold_is_no_duplicate(semantic):
+@pytest.mark.parametrize("mode", ["reference", "greedy", "components"])
+def test_similarity_exactly_at_the_threshold_is_no_duplicate(semantic, mode):
     """Strictly larger than 1 - epsilon, as in the paper's code."""
     vectors = np.array([[1, 0], [1, 1]], np.float32)
-    cosine = semantic(vectors, clusters=1, order="keep")["similarity"][1]
-    assert semantic(vectors, clusters=1, epsilon=1 - cosine)["duplicate"] == [False, False]
+    cosine = semantic(vectors, clusters=1, mode=mode)["similarity"]
+    cosine = next(value for value in cosine if value is not None)
+    assert semantic(vectors, clusters=1, mode=mode, epsilon=1 - cosine)["duplicate"] == [False, False]
     above = 1 - float(np.nextafter(np.float32(cosine), np.float32(0)))
-    assert sum(semantic(vectors, clusters=1, epsilon=above)["duplicate"]) == 1
+    assert sum(semantic(vectors, clusters=1, mode=mode, epsilon=above)["duplicate"]) == 1
+
+
+def test_equals_are_in_the_order_of_a_hash_or_of_ids_for_keep(semantic):
+    ids = [f"d{i:03}" for i in range(40)]
+    hashes = hash64(0, "semantic", text_of(pa.array(ids)))
+    assert hashes.argmin() != 0
+    stays = {
+        order: semantic(at_angles(*[5] * 40), ids, order=order)["duplicate"].index(False) for order in ("hard", "keep")
+    }
+    assert stays == {"hard": hashes.argmin(), "keep": 0}
 
 
 def test_what_has_no_direction_is_nobodys_duplicate(semantic):
