@@ -23,7 +23,7 @@ from tamis.steps import Batch, Fold, Summary
 
 SAMPLE = 256  # documents per cluster that the centroids are fitted to; what faiss takes, too
 CANDIDATES = 8  # documents per cluster among which the first centroids are looked for, so that summaries stay small
-ROUNDING = 2.0**-22  # twice the bound on float32's error in one product, per dimension, relative to both lengths
+ROUNDING = 2.0**-22  # twice the bound on the error of a difference of two float32 products, per dimension
 DOCUMENTS_AT_ONCE = 16384
 FEW = 1 << 22  # multiplications that are over before faiss' threads have met
 

@@ -38,11 +38,11 @@ class Semantic(Deduplicator):
 
     clusters : of spherical k-means; only documents of one cluster are compared, so that the work is documents squared
     over clusters. None is the square root of the number of documents, at which finding clusters and comparing within
-    them cost the same; 1,000 at a million documents. rounds : of k-means, at most.
+    them cost about the same; 1,000 at a million documents. rounds : of k-means, at most.
     epsilon : a document is near another if their cosine is larger than 1 - epsilon. It means something else for every
     embedder; None is 0.05, for sentence embeddings of the MiniLM kind.
     keep_fraction : chooses epsilon instead, so that about this share of the documents stays: from the curve over a
-    tenth of the clusters. mode "reference" only.
+    tenth of the clusters, 200 at least. mode "reference" only.
     mode : "reference", a document near any earlier one goes, though that one may itself go; "greedy", it goes if it is
     near one that stays; "components", chains of near documents are one cluster, of which `keep` chooses one.
     order : what is earlier: "hard", far from the centroid first; "easy", near it first; "random", by the run's
