@@ -336,6 +336,7 @@ def test_vectors_that_are_too_wide_are_refused():
         ({"orders": [1, 1.0]}, "every order once"),
         ({"orders": []}, "orders"),
         ({"orders": ["many"]}, "orders"),
+        ({"orders": [math.nan]}, "orders"),
         ({"arms": ["other"]}, "no select stage before this one is called 'other'; there are varied, drawn"),
         ({"off": "vector"}, "did you mean 'of'"),
         ({"of": "vectr"}, "did you mean 'vector'"),
@@ -346,6 +347,16 @@ def test_vectors_that_are_too_wide_are_refused():
 def test_mistakes_are_told_before_any_work(run_spec, corpus, tmp_path, options, message):
     with pytest.raises(SpecError, match=message):
         run_spec(specification(corpus, **options), tmp_path)
+
+
+def test_infinity_may_be_written_in_two_ways():
+    from tamis.families import build, options_of
+    from tamis.pipeline.stages.diversity import Diversity
+
+    for written in ("inf", math.inf):
+        built = build(Diversity, {"orders": [1, written]})
+        assert options_of(built)["orders"] == [1.0, "inf"]
+        assert build(Diversity, options_of(built)) == built
 
 
 def test_one_per_file(run_spec, corpus, tmp_path):

@@ -6,6 +6,7 @@ intervals, what single documents add to each number. Formulas and reading: docs/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tamis.errors import ContractError
 from tamis.kernels.arrow import Float32, text_of, vectors_of
@@ -29,7 +30,13 @@ from tamis.steps import Batch, Component, Fold, Pool, Publish, Steps, Summary, T
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
-Order = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["inf"]
+
+def _written(order: Any) -> Any:
+    """Infinity as JSON can hold it."""
+    return "inf" if order == math.inf else order
+
+
+Order = Annotated[Annotated[float, Field(ge=0)] | Literal["inf"], BeforeValidator(_written)]
 
 WIDEST = 4096  # numbers in a vector: one sum of x xᵀ takes 67 MB then
 BLOCK_NUMBERS = 1 << 22  # of vectors that are whole numbers at a time, 32 MB
