@@ -26,7 +26,10 @@ def s_curve(banding: Banding) -> str:
     x, y = _across(low, 1.0), _up(1.0)
     similarity = np.linspace(low, 1, STEPS)
     chance = candidate_share(similarity, banding.bands, banding.rows)
-    parts = [*_grid(x, y, low, 1.0, 1.0), _mark(x, banding.half_point, f"s½ = {banding.half_point:.3f}", below=True)]
+    parts = [
+        *_grid(x, y, low, 1.0, 1.0),
+        _mark(x, banding.half_point, f"s½ = {banding.half_point:.3f}", below=True, leans_right=True),
+    ]
     parts.append(_line([(x(s), y(p)) for s, p in zip(similarity.tolist(), chance.tolist(), strict=True)]))
     for point in banding.planted:
         middle = min(1.0, point.low + 0.025) if point.low < 1 else 1.0
@@ -77,7 +80,7 @@ def epsilon_curve(curve: EpsilonCurve) -> str:
         parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(10.0**power)}</text>')
     parts += [*_lines_up(y, 1.0), _line([(x(epsilon), y(kept)) for epsilon, kept in pairs])]
     kept = float(np.interp(curve.epsilon, curve.epsilons, curve.kept))
-    parts.append(_mark(x, curve.epsilon, f"ε = {curve.epsilon:g}, {kept:.1%} stay"))
+    parts.append(_mark(x, curve.epsilon, f"ε = {curve.epsilon:g}, {kept:.1%} stay", below=True))
     return _svg(
         "Share of documents that stay, by epsilon", [*parts, _title("epsilon; share of the documents that stay")]
     )
@@ -109,10 +112,10 @@ def _lines_up(y: Place, top: float) -> list[str]:
     return parts
 
 
-def _mark(x: Place, value: float, label: str, *, below: bool = False) -> str:
-    """A dashed line with its label: left of it at the top, or right of it at the bottom."""
+def _mark(x: Place, value: float, label: str, *, below: bool = False, leans_right: bool = False) -> str:
+    """A dashed line with its label, at the top or the bottom, on the side that has more room or on the right."""
     at = x(value)
-    anchor, shift = ("end", -5) if at > WIDTH / 2 and not below else ("start", 5)
+    anchor, shift = ("end", -5) if at > WIDTH / 2 and not leans_right else ("start", 5)
     height = HEIGHT - BOTTOM - 8 if below else TOP + 12
     return (
         f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'

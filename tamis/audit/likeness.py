@@ -99,7 +99,7 @@ class Cosine(Measure):
 
     @property
     def name(self) -> str:
-        return f"cosine of the vectors {self.of}"
+        return f"cosine of the column {self.of}"
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import re
 import shutil
 from pathlib import Path
 
@@ -140,3 +142,88 @@ def compared(copied):
         return open_run(copied)
 
     return write
+
+
+# ---- duplicates, by design ----
+
+BOILERPLATE = "All rights reserved; the drum, the sieve and the flour in it belong to the mill and to nobody else."
+
+
+@pytest.fixture(scope="session", name="shingles")
+def _shingles():
+    """(text, n) → the slow twin of what MinHash compares."""
+    return shingles_of
+
+
+@pytest.fixture(scope="session", name="jaccard")
+def _jaccard():
+    """(one text, another) → the exact similarity of their sets of 5-word shingles."""
+    return jaccard_of
+
+
+def shingles_of(text: str, n: int = 5) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))} if words else set()
+
+
+def jaccard_of(one: str, other: str) -> float:
+    a, b = shingles_of(one), shingles_of(other)
+    return len(a & b) / len(a | b)
+
+
+def _with_duplicates() -> list[dict]:
+    draw = random.Random(7)
+    vocabulary = [f"w{draw.randrange(10**6)}" for _ in range(3000)]
+
+    def text(words: int) -> list[str]:
+        return draw.choices(vocabulary, k=words)
+
+    rows = [{"id": f"plain-{n:03d}", "text": " ".join(text(60)), "source": "plain"} for n in range(150)]
+    link = text(120)
+    for n in range(9):  # each like the one before it, the last little like the first
+        rows.append({"id": f"chain-{n}", "text": " ".join(link), "source": "chain"})
+        link = [*link]
+        link[10 + 12 * n] = f"edit{n}"
+    for n in range(12):  # a source of which most are edited copies
+        original = text(90)
+        for copy in range(10):
+            edited = [word if i != 9 * copy else f"{word}x" for i, word in enumerate(original)]
+            rows.append({"id": f"mirror-{n:02d}-{copy}", "text": " ".join(edited), "source": "mirror"})
+    rows += [
+        {"id": "pair-a", "text": HOSTILE + " one plain pair of documents" * 3, "source": "<i>odd</i>"},
+        {"id": "pair-b", "text": HOSTILE.upper() + " ONE plain pair of documents" * 3, "source": "<i>odd</i>"},
+    ]
+    for n in range(40):
+        own = [" ".join(text(30)), " ".join(text(20 + n))]
+        rows.append({"id": f"page-{n:02d}", "text": "\n".join([own[0], BOILERPLATE, own[1]]), "source": "pages"})
+    draw.shuffle(rows)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def duplicated_folder(tmp_path_factory, run_spec) -> Path:
+    """A finished run of deduplicators over documents made for them; never to be changed."""
+    folder = tmp_path_factory.mktemp("duplicated")
+    table = pa.Table.from_pylist(_with_duplicates())
+    (folder / "corpus").mkdir()
+    pq.write_table(table.slice(0, 130), folder / "corpus" / "a.parquet")
+    pq.write_table(table.slice(130), folder / "corpus" / "b.parquet")
+    verified = {"verify": "exact", "threshold": 0.7, "bands": 30, "rows_per_band": 3, "canaries": 0.5}
+    stages = [
+        {"deduplicate": "exact"},
+        {"deduplicate": {"by": {"minhash": {"bands": 12, "rows_per_band": 8, "canaries": 0.5}}, "as": "near"}},
+        {"deduplicate": {"by": {"minhash": verified}, "as": "checked"}},
+        {"deduplicate": {"by": {"paragraph": {"min_words": 10}}, "as": "lines"}},
+    ]
+    return run_spec({"corpus": {"paths": str(folder / "corpus")}, "stages": stages}, folder).folder
+
+
+@pytest.fixture(scope="session")
+def duplicated(duplicated_folder) -> Run:
+    return open_run(duplicated_folder)
+
+
+@pytest.fixture(scope="session")
+def documents(duplicated) -> dict[str, dict]:
+    """All that the run knows of every document, by id."""
+    return {values["doc_id"]: values for values in duplicated.table(list(duplicated.columns)).to_pylist()}
