@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,9 +22,13 @@ WATCH_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Whole:
-    """Wall-clock time from start to exit, and the peak resident memory of the process and of its largest descendant."""
+    """Wall-clock time from start to exit, the processors' time of it and its descendants, and peak resident memory.
+
+    megabytes : of the process itself. worker_megabytes : of its largest descendant, 0 without any.
+    """
 
     seconds: float
+    cpu_seconds: float
     megabytes: float
     worker_megabytes: float
 
@@ -47,7 +52,7 @@ def _pinned(command: Sequence[str], on: Sequence[int]) -> list[str]:
 def watched(command: Sequence[str], on: Sequence[int]) -> Whole:
     """Runs a command on these cores. Exits with what it said if it fails."""
     with tempfile.TemporaryFile("w+") as said:
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), _cpu_seconds()
         process = subprocess.Popen(_pinned(command, on), stdout=said, stderr=said)
         peaks: dict[int, float] = {}
         while process.poll() is None:
@@ -59,7 +64,7 @@ def watched(command: Sequence[str], on: Sequence[int]) -> Whole:
             said.seek(0)
             sys.exit(f"{' '.join(command)}: status {process.returncode}\n{said.read()[-3000:]}")
     own = peaks.pop(process.pid, 0.0)
-    return Whole(seconds, own, max(peaks.values(), default=0.0))
+    return Whole(seconds, _cpu_seconds() - spent, own, max(peaks.values(), default=0.0))
 
 
 def together(commands: Sequence[Sequence[str]], on: Sequence[int]) -> float:
@@ -78,22 +83,27 @@ def tamis_run(spec: Path, *options: str) -> list[str]:
 
 
 def peer(folder: Path, name: str, *arguments: object, on: Sequence[int]) -> dict[str, Any] | None:
-    """What a peer's script printed, or None with a word on standard error if its interpreter is not there."""
+    """What a peer's script printed, and the processors' time of its process, imports included.
+
+    None, with a word on standard error, if its interpreter is not there.
+    """
     python = folder / name / "bin" / "python"
     if not python.is_file():
         print(f"no {python}: left out (see benchmarks/README.md)", file=sys.stderr)
         return None
     command = [str(python), str(SCRIPTS / f"{name}_minhash.py"), *map(str, arguments)]
+    spent = _cpu_seconds()
     process = started(command, on, subprocess.PIPE)
     printed, said = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(command)}: status {process.returncode}\n{said[-3000:]}")
-    return json.loads(printed.splitlines()[-1])
+    return {**json.loads(printed.splitlines()[-1]), "cpu_seconds": _cpu_seconds() - spent}
 
 
-def recorded(figures: dict[str, Any]) -> float:
-    """All seconds of a peer's steps."""
-    return sum(figures["seconds"].values())
+def _cpu_seconds() -> float:
+    """Of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _family(number: int) -> list[int]:
