@@ -224,6 +224,6 @@ def duplicated(duplicated_folder) -> Run:
 
 
 @pytest.fixture(scope="session")
-def documents(duplicated) -> dict[str, dict]:
+def known(duplicated) -> dict[str, dict]:
     """All that the run knows of every document, by id."""
     return {values["doc_id"]: values for values in duplicated.table(list(duplicated.columns)).to_pylist()}

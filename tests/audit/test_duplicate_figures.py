@@ -56,15 +56,15 @@ def text_of(page):
 
 
 @pytest.mark.parametrize("stage", ["exact", "near", "checked"])
-def test_clusters_are_counted_by_size_and_source(figures, documents, stage):
+def test_clusters_are_counted_by_size_and_source(figures, known, stage):
     found = figures[stage]
-    gone = [values for values in documents.values() if values[f"{stage}_duplicate"]]
+    gone = [values for values in known.values() if values[f"{stage}_duplicate"]]
     assert (found.documents, found.bytes) == (len(gone), sum(values["n_bytes"] for values in gone))
-    sizes = Counter(Counter(v[f"{stage}_cluster"] for v in documents.values() if v[f"{stage}_size"] > 1).values())
+    sizes = Counter(Counter(v[f"{stage}_cluster"] for v in known.values() if v[f"{stage}_size"] > 1).values())
     assert found.clusters == sum(sizes.values())
     assert sum(members for *_, members in found.sizes) == sum(size * count for size, count in sizes.items())
     removed = Counter(values["source"] for values in gone)
-    pool = Counter(values["source"] for values in documents.values())
+    pool = Counter(values["source"] for values in known.values())
     assert {(loss.source, loss.documents, loss.removed) for loss in found.sources} == {
         (source, pool[source], count) for source, count in removed.items()
     }
@@ -78,11 +78,11 @@ def test_a_source_that_loses_too_much_is_marked(figures, page):
     assert "more than 50 % of the source: the run warned of it" in text_of(page)
 
 
-def test_similarities_with_those_that_stay_are_the_texts_own(figures, documents, jaccard):
+def test_similarities_with_those_that_stay_are_the_texts_own(figures, known, jaccard):
     found = figures["near"]
-    gone = [values for values in documents.values() if values["near_duplicate"]]
+    gone = [values for values in known.values() if values["near_duplicate"]]
     assert len(gone) <= duplicate_figures.SAMPLED
-    exact = [jaccard(values["text"], documents[values["near_kept_by"]]["text"]) for values in gone]
+    exact = [jaccard(values["text"], known[values["near_kept_by"]]["text"]) for values in gone]
     counts = Counter(min(BINS - 1, int(value * BINS)) for value in exact)
     assert list(found.similarities.counts) == [counts[i] for i in range(BINS)]
     least = half_point(12, 8)
@@ -91,8 +91,8 @@ def test_similarities_with_those_that_stay_are_the_texts_own(figures, documents,
     assert found.chained.count == sum(values["near_size"] > 2 for values in unlike) > 0
 
 
-def test_similarities_that_the_run_confirmed_are_counted_all(figures, documents):
-    stored = [np.float64(v["checked_similarity"]) for v in documents.values() if v["checked_duplicate"]]
+def test_similarities_that_the_run_confirmed_are_counted_all(figures, known):
+    stored = [np.float64(v["checked_similarity"]) for v in known.values() if v["checked_duplicate"]]
     counts = Counter(min(BINS - 1, int(value * BINS)) for value in stored)
     assert list(figures["checked"].similarities.counts) == [counts[i] for i in range(BINS)]
     assert "that the run confirmed" in figures["checked"].similarities.of
@@ -106,13 +106,13 @@ def test_of_many_duplicates_a_few_are_drawn_by_a_hash_of_the_id(duplicated, monk
     assert f"7 drawn of the {one.documents} duplicates" in one.similarities.of
 
 
-def test_the_largest_clusters_show_who_stays_and_how_like_it_the_others_are(figures, documents, jaccard):
+def test_the_largest_clusters_show_who_stays_and_how_like_it_the_others_are(figures, known, jaccard):
     cluster = figures["checked"].largest[0]
-    assert cluster.size == max(values["checked_size"] for values in documents.values())
+    assert cluster.size == max(values["checked_size"] for values in known.values())
     stays, *go = cluster.members
-    assert not documents[stays.doc_id]["checked_duplicate"]
+    assert not known[stays.doc_id]["checked_duplicate"]
     for member in go:
-        expected = jaccard(documents[stays.doc_id]["text"], documents[member.doc_id]["text"])
+        expected = jaccard(known[stays.doc_id]["text"], known[member.doc_id]["text"])
         assert member.similarity == pytest.approx(expected)
 
 
@@ -174,15 +174,15 @@ def test_epsilon_is_marked_on_what_it_keeps():
 # ---- passages ----
 
 
-def test_passages_are_counted_by_source_and_length(passages, documents):
-    gone = [values for values in documents.values() if values["lines_bytes"]]
+def test_passages_are_counted_by_source_and_length(passages, known):
+    gone = [values for values in known.values() if values["lines_bytes"]]
     lengths = [span["end"] - span["start"] for values in gone for span in values["lines_spans"]]
     assert (passages.documents, passages.passages, passages.bytes) == (len(gone), len(lengths), sum(lengths))
     assert passages.flagged == sum(values["lines_duplicate"] for values in gone)
     classes = Counter(int(np.log2(length)) for length in lengths)
     assert [count for _, count, _ in passages.lengths] == [classes[power] for power in sorted(classes)]
     by_source = Counter(values["source"] for values in gone)
-    pool = [values for values in documents.values() if values["source"] in by_source]
+    pool = [values for values in known.values() if values["source"] in by_source]
     for source in passages.sources:
         of = [values for values in pool if values["source"] == source.source]
         assert (source.documents, source.bytes) == (len(of), sum(values["n_bytes"] for values in of))
@@ -192,18 +192,18 @@ def test_passages_are_counted_by_source_and_length(passages, documents):
         )
 
 
-def test_what_is_left_of_documents_is_counted(passages, documents):
-    left = [1 - values["lines_bytes"] / values["n_bytes"] for values in documents.values() if values["lines_bytes"]]
+def test_what_is_left_of_documents_is_counted(passages, known):
+    left = [1 - values["lines_bytes"] / values["n_bytes"] for values in known.values() if values["lines_bytes"]]
     edges = [(0.5, 0.9), (0.9, 2)]
     for (_, count), (low, high) in zip(passages.left[-2:], edges, strict=True):
         assert count == sum(low <= share < high for share in left)
     assert sum(count for _, count in passages.left) == len(left)
 
 
-def test_what_is_struck_most_is_found(passages, documents):
+def test_what_is_struck_most_is_found(passages, known):
     struck = Counter(
         values["text"].encode()[span["start"] : span["end"]].strip().decode()
-        for values in documents.values()
+        for values in known.values()
         for span in values["lines_spans"] or ()
     )
     expected = sorted(struck.items(), key=lambda item: -item[1] * len(item[0]))
@@ -258,12 +258,12 @@ def test_the_page_of_semantic_duplicates_has_the_curve_and_pairs_about_epsilon(t
     similarity = {
         v["doc_id"]: v["semantic_similarity"] for v in run.table(["doc_id", "semantic_similarity"]).to_pylist()
     }
-    known = sorted(value for value in similarity.values() if value is not None)
+    similarities = sorted(value for value in similarity.values() if value is not None)
     enough = [pair for pair in found.near if pair.is_enough]
-    assert [pair.similarity for pair in enough] == [value for value in known if value > 0.9][:3]
+    assert [pair.similarity for pair in enough] == [value for value in similarities if value > 0.9][:3]
     short = [pair for pair in found.near if not pair.is_enough]
-    assert [pair.similarity for pair in short] == [value for value in known if value <= 0.9][:-4:-1]
-    assert sum(found.similarities.counts) == sum(value >= 0.6 for value in known)
+    assert [pair.similarity for pair in short] == [value for value in similarities if value <= 0.9][:-4:-1]
+    assert sum(found.similarities.counts) == sum(value >= 0.6 for value in similarities)
     text = text_of(render_page(run))
     assert "What each epsilon keeps" in text
     assert "ε = 0.1" in text

@@ -17,16 +17,16 @@ def said(run, doc_id, stage):
     return next(entry for entry in found.duplicates if entry.stage == stage)
 
 
-def duplicates_of(documents, stage):
-    return [values for values in documents.values() if values[f"{stage}_duplicate"]]
+def duplicates_of(known, stage):
+    return [values for values in known.values() if values[f"{stage}_duplicate"]]
 
 
-def test_the_similarity_with_the_one_that_stays_is_exact(duplicated, documents, jaccard):
-    for values in duplicates_of(documents, "checked")[::12]:
+def test_the_similarity_with_the_one_that_stays_is_exact(duplicated, known, jaccard):
+    for values in duplicates_of(known, "checked")[::12]:
         entry = said(duplicated, values["doc_id"], "checked")
         (survivor,) = entry.relatives
         assert survivor.doc_id == values["checked_kept_by"]
-        assert survivor.similarity == pytest.approx(jaccard(values["text"], documents[survivor.doc_id]["text"]))
+        assert survivor.similarity == pytest.approx(jaccard(values["text"], known[survivor.doc_id]["text"]))
         assert entry.stored == values["checked_similarity"]
         assert f"of the two: {survivor.similarity:.4f}" in why(duplicated, values["doc_id"])
 
@@ -46,17 +46,17 @@ def test_two_texts_are_compared_once(duplicated):
     assert "the two texts are compared above, at near" in why(duplicated, "chain-2")
 
 
-def test_the_end_of_a_chain_is_there_through_others(duplicated, documents, jaccard):
-    first, last = documents["chain-0"]["text"], documents["chain-8"]["text"]
-    assert jaccard(first, last) < 0.7 < jaccard(first, documents["chain-2"]["text"])
+def test_the_end_of_a_chain_is_there_through_others(duplicated, known, jaccard):
+    first, last = known["chain-0"]["text"], known["chain-8"]["text"]
+    assert jaccard(first, last) < 0.7 < jaccard(first, known["chain-2"]["text"])
     assert said(duplicated, "chain-8", "checked").relatives[0].is_chained
     assert not said(duplicated, "chain-2", "checked").relatives[0].is_chained
     text = f"joined through others: {jaccard(first, last):.4f} is less than the 0.7 that a pair needs"
     assert text in why(duplicated, "chain-8")
 
 
-def test_without_verification_a_chain_is_only_probable(duplicated, documents, jaccard):
-    similarity = jaccard(documents["chain-0"]["text"], documents["chain-8"]["text"])
+def test_without_verification_a_chain_is_only_probable(duplicated, known, jaccard):
+    similarity = jaccard(known["chain-0"]["text"], known["chain-8"]["text"])
     chance = 1 - (1 - similarity**8) ** 12
     assert (
         f"probably joined through others: a pair of {similarity:.4f} shares a bucket with probability {chance:.2g}"
@@ -64,24 +64,24 @@ def test_without_verification_a_chain_is_only_probable(duplicated, documents, ja
     )
 
 
-def test_two_alone_met_by_themselves(duplicated, documents):
+def test_two_alone_met_by_themselves(duplicated, known):
     """Whatever their similarity: there are no others."""
     for stage in ("near", "checked"):
-        for values in duplicates_of(documents, stage):
+        for values in duplicates_of(known, stage):
             if values[f"{stage}_size"] == 2:
                 assert not said(duplicated, values["doc_id"], stage).relatives[0].is_chained
-    assert any(values["near_size"] == 2 for values in duplicates_of(documents, "near"))
+    assert any(values["near_size"] == 2 for values in duplicates_of(known, "near"))
 
 
-def test_a_survivor_lists_those_it_stands_for(duplicated, documents, jaccard):
-    mine = sorted(v["doc_id"] for v in documents.values() if v["checked_kept_by"] == "mirror-03-0")
+def test_a_survivor_lists_those_it_stands_for(duplicated, known, jaccard):
+    mine = sorted(v["doc_id"] for v in known.values() if v["checked_kept_by"] == "mirror-03-0")
     entry = said(duplicated, "mirror-03-0", "checked")
     assert [other.doc_id for other in entry.relatives] == mine[:MEMBERS]
     for other in entry.relatives:
-        expected = jaccard(documents["mirror-03-0"]["text"], documents[other.doc_id]["text"])
+        expected = jaccard(known["mirror-03-0"]["text"], known[other.doc_id]["text"])
         assert other.similarity == pytest.approx(expected)
     page = why(duplicated, "mirror-03-0")
-    assert f"it stays, for cluster {documents['mirror-03-0']['checked_cluster']} of {len(mine) + 1} documents" in page
+    assert f"it stays, for cluster {known['mirror-03-0']['checked_cluster']} of {len(mine) + 1} documents" in page
     assert f"and {len(mine) - MEMBERS} more" in page
 
 
@@ -123,8 +123,8 @@ def test_a_cosine_must_exceed_what_is_asked():
 # ---- passages ----
 
 
-def test_every_passage_is_quoted_with_where_it_stays(duplicated, documents):
-    gone = [values for values in documents.values() if values["lines_bytes"]]
+def test_every_passage_is_quoted_with_where_it_stays(duplicated, known):
+    gone = [values for values in known.values() if values["lines_bytes"]]
     assert len(gone) > 30
     for values in gone[:4]:
         (found,) = evidence(duplicated, values["doc_id"])
@@ -133,7 +133,7 @@ def test_every_passage_is_quoted_with_where_it_stays(duplicated, documents):
         assert [(s.start, s.end) for s in losses.struck] == [(s["start"], s["end"]) for s in values["lines_spans"]]
         for passage in losses.struck:
             assert passage.text == content[passage.start : passage.end].decode()
-            keeper = documents[passage.keeper]
+            keeper = known[passage.keeper]
             there = keeper["text"].encode()[passage.at :]
             assert there.startswith(passage.text.strip().encode())
             assert not keeper["lines_spans"]
@@ -142,8 +142,8 @@ def test_every_passage_is_quoted_with_where_it_stays(duplicated, documents):
         assert len(left) == len(content) - values["lines_bytes"]
 
 
-def test_what_remains_is_shown_around_what_was_struck(duplicated, documents):
-    values = next(values for values in documents.values() if values["lines_bytes"])
+def test_what_remains_is_shown_around_what_was_struck(duplicated, known):
+    values = next(values for values in known.values() if values["lines_bytes"])
     page = why(duplicated, values["doc_id"], width=120)
     assert f"1 passage is struck, {values['lines_bytes']} of {values['n_bytes']} bytes" in page
     assert f"kept by {values['lines_kept_by']} at byte" in page
@@ -158,10 +158,10 @@ def test_a_document_that_loses_nothing_says_so(duplicated):
 # ---- SQL ----
 
 
-def test_clusters_are_a_view(duplicated, documents):
+def test_clusters_are_a_view(duplicated, known):
     found = sql(duplicated, "select * from clusters where stage = 'checked' order by cluster").to_pylist()
     by_cluster: dict[int, list] = {}
-    for values in documents.values():
+    for values in known.values():
         if values["checked_cluster"] is not None:
             by_cluster.setdefault(values["checked_cluster"], []).append(values)
     assert [row["cluster"] for row in found] == sorted(by_cluster)
