@@ -55,7 +55,7 @@ class Paragraph(SpanDeduplicator):
     how often n-grams are looked up, each time only in the paragraphs that the last round kept; an odd number removes
     at least what reading documents one by one would, an even number at most that.
     The first document is the one whose id has the smallest hash, whatever the order of files.
-    Source: Li et al. 2024, DataComp-LM, appendix on deduplication (BFF, with an exact exchange in the place of a Bloom filter).
+    Source: Li et al. 2024, DataComp-LM, appendix on deduplication (BFF); an exact exchange in the place of its filter.
     """
 
     min_words: Annotated[int, Field(ge=1, le=1000)] = 13
