@@ -12,6 +12,7 @@ NAMES = (
     "memory",
     "semantic",
     "ingest",
+    "embedding",
     "substring",
     "minhash",
     "dedup_quality",
