@@ -17,6 +17,7 @@ from tamis.kernels.arrow import Int64, UInt64, one_array
 from tamis.kernels.spans import covered_bytes, list_bounds, span_column, spans_of
 from tamis.kernels.substrings import (
     Marks,
+    Stretches,
     Written,
     fingerprints,
     first_copies,
@@ -76,7 +77,7 @@ class Substring(SpanDeduplicator):
         tokens = self._tokens(batch, np.ones(len(batch), np.int64))
         n, k = self._window
         offsets, keys = fingerprints(tokens.document, hash_runs(tokens, k, 0), n, k)
-        return {"key": keys, "row": np.repeat(batch["row"].to_numpy(), np.diff(offsets))}
+        return {"key": keys.copy(), "row": np.repeat(batch["row"].to_numpy(), np.diff(offsets))}
 
     def _runs(self, batch: Batch) -> Columns:
         """The runs that may have a copy, those whose fingerprint has one: a row for all that have it at one place."""
@@ -84,11 +85,13 @@ class Substring(SpanDeduplicator):
         tokens = self._tokens(batch, np.diff(offsets))
         n, k = self._window
         known = batch["shared"].flatten().to_numpy(zero_copy_only=False)
-        document, key, first, runs = runs_with(tokens.document, hash_runs(tokens, k, 0), n, k, (offsets, known))
+        document, key, first, runs = runs_with(
+            tokens.document, hash_runs(tokens, k, 0), n, k, (offsets, known[order_in(offsets, known)])
+        )
         ends = np.cumsum(runs)
         each = np.arange(runs.sum()) + np.repeat(first - ends + runs, runs)
         return {
-            "key": key,
+            "key": key.copy(),
             "row": batch["row"].to_numpy()[document],
             "rank": ranks(batch)[document],
             "at": (first - tokens.document[document]).astype(np.uint32),
@@ -99,7 +102,9 @@ class Substring(SpanDeduplicator):
         """Passages, sent to the document that keeps the longest of them; and documents that may be asked for."""
         offsets = list_bounds(batch["at"])
         tokens = self._tokens(batch, np.diff(offsets))
-        marks = Marks(offsets, *(batch[name].flatten().to_numpy(zero_copy_only=False) for name in COPY))
+        at, runs, until, owner = (batch[name].flatten().to_numpy(zero_copy_only=False) for name in COPY)
+        by_owner = order_in(offsets, owner)
+        marks = Marks(offsets, at[by_owner], runs[by_owner], until[by_owner], owner[by_owner])
         found = struck_spans(batch.text, tokens, marks, self.min_tokens)
         asking = np.flatnonzero(np.diff(offsets))
         may_keep = (np.diff(batch.text.offsets) >= self.min_tokens) & (self.strike == "later")
@@ -115,6 +120,11 @@ class Substring(SpanDeduplicator):
             "bytes": covered_bytes(found.spans).astype(np.uint32)[both],
             "duplicate": (found.left < self.min_left_tokens)[both],
         }
+
+
+def order_in(offsets: Int64, values: UInt64) -> Int64:
+    """Where each document's values are in rising order: document i has values[offsets[i]:offsets[i + 1]]."""
+    return np.lexsort((values, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))))
 
 
 def ranks(batch: Batch) -> UInt64:
@@ -137,11 +147,12 @@ def decide_shared(table: pa.Table) -> pa.Table:
 
 def decide_copies(n: int, strike: str, table: pa.Table) -> pa.Table:
     """The runs to strike. A run that overlaps its own first copy is struck from that copy's end."""
-    key, rank, row, at = (table[name].to_numpy() for name in ("key", "rank", "row", "at"))
     checks = one_array(table["checks"])
-    runs = list_bounds(checks)
-    first = first_copies(key, runs, checks.flatten().to_numpy(zero_copy_only=False), rank, row, at)
-    stretch, begin, number, until, owner = later_copies(runs, row, at, first, n, strike == "all")
+    key, rank, row, at = (table[name].to_numpy() for name in ("key", "rank", "row", "at"))
+    check = checks.flatten().to_numpy(zero_copy_only=False)
+    stretches = Stretches(key, list_bounds(checks), check, rank, row, at)
+    copies = later_copies(stretches, first_copies(stretches), n, strike == "all")
+    stretch, begin, number, until, owner = copies
     return pa.table({"row": row[stretch], "at": begin, "runs": number, "until": until, "owner": rank[owner]})
 
 

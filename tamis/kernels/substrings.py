@@ -26,6 +26,8 @@ PRIME = np.uint64(2**61 - 1)
 BASES = (GOLDEN >> np.uint64(3), MIX_B >> np.uint64(3))  # of the two hashes of a run; any two numbers below the prime
 SHIFTS = (np.uint64(0), np.uint64(3))  # which 61 bits of a token's hash each takes in: together all 64
 
+UNSEEN = -2
+
 LEAST_BYTES_PER_TOKEN = 3  # first guess, untouched memory costs nothing; English prose has about 5
 
 
@@ -44,7 +46,7 @@ class Written(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """Marked runs of n documents, in m stretches; document i has document[i] to document[i + 1], in any order.
+    """Marked runs of n documents, in m stretches; document i has document[i] to document[i + 1], by owner.
 
     document : int64, (n + 1). at, runs : uint32, (m): the runs that begin at tokens at, at + 1, ... at + runs - 1 of
     the document are marked; no run is in two stretches. until : uint32, (m), the first run is spared before token
@@ -128,7 +130,9 @@ def _wide(data: UInt8, i: int, end: int, table: Table) -> tuple[int, int, bool]:
 def _write(text: Text, table: Table, wanted: Bool, is_character: bool, out: Written) -> int:
     """Fills `out`; the number of tokens, or more than there is room for if they did not fit."""
     data, count, room = text.data, 0, len(out.start)
-    kinds = table.entries[table.blocks[0] << 7 :][:128] & KIND  # of ASCII: calls with arrays cost more than the look-up
+    kinds = np.empty(128, np.int32)  # of ASCII: calls with arrays cost more than the look-up
+    for byte in range(128):
+        kinds[byte] = entry_of(table, byte) & KIND
     nothing = mix(GOLDEN)  # the hash of no bytes
     whole = len(data) - 8  # eight bytes can be read at once up to here
     for d in range(len(wanted)):
@@ -137,7 +141,7 @@ def _write(text: Text, table: Table, wanted: Bool, is_character: bool, out: Writ
             i = end
         after = i  # the end of the last token
         while i < end:
-            byte = data[i]
+            byte = int(data[i])
             kind, size, is_apart = (kinds[byte], 1, False) if byte < 0x80 else _wide(data, i, end, table)
             start = i
             i += size
@@ -145,7 +149,7 @@ def _write(text: Text, table: Table, wanted: Bool, is_character: bool, out: Writ
                 continue
             is_apart |= is_character
             while i < end and not is_apart:
-                byte = data[i]
+                byte = int(data[i])
                 other, size, stops = (kinds[byte], 1, False) if byte < 0x80 else _wide(data, i, end, table)
                 if other != kind or stops:
                     break
@@ -254,7 +258,21 @@ def fingerprints(document: Int64, hashes: UInt64, n: int, k: int) -> tuple[Int64
                 out[count] = key
                 count += 1
         offsets[d + 1] = count
-    return offsets, out[:count].copy()
+    return offsets, out[:count]
+
+
+@kernel
+def _is_among(values: UInt64, low: int, high: int, key: np.uint64) -> bool:
+    """Whether the key is in values[low:high], which are sorted."""
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < key:
+            low = middle + 1
+        elif values[middle] > key:
+            high = middle
+        else:
+            return True
+    return False
 
 
 @kernel
@@ -265,76 +283,95 @@ def runs_with(
 
     Returns (documents, lowest hashes, first runs: the token that each begins with, numbers of runs), (s) each.
     document, hashes, n, k : as for `fingerprints`. Tokens count through all documents.
-    shared : (int64, (documents + 1); uint64, (s)): document i asks for shared[1][shared[0][i]:shared[0][i + 1]].
+    shared : (int64, (documents + 1); uint64, (s)): document i has shared[1][shared[0][i]:shared[0][i + 1]], sorted.
     """
     size = len(hashes)
     whose, key = np.empty(size, np.int64), np.empty(size, np.uint64)
     first, runs, count = np.empty(size, np.int64), np.zeros(size, np.int64), 0
     for d in range(len(document) - 1):
-        known = np.sort(shared[1][shared[0][d] : shared[0][d + 1]])
         at, is_shared = -1, False
         for i in range(document[d], document[d + 1] - n + 1):
             place = lowest(hashes, i, n - k + 1, at)
             if place != at:
                 at = place
-                found = np.searchsorted(known, hashes[at])
-                is_shared = found < len(known) and known[found] == hashes[at]
+                is_shared = _is_among(shared[1], shared[0][d], shared[0][d + 1], hashes[at])
                 if is_shared:
                     whose[count], key[count], first[count] = d, hashes[at], i
                     count += 1
             if is_shared:
                 runs[count - 1] += 1
-    return whose[:count].copy(), key[:count].copy(), first[:count].copy(), runs[:count].copy()
+    return whose[:count], key[:count], first[:count], runs[:count]
+
+
+class Stretches(NamedTuple):
+    """s stretches of runs, wherever they are: stretch i has the runs runs[i] to runs[i + 1], one token after the other.
+
+    key : uint64, (s). runs : int64, (s + 1). check : uint64, (r), a hash of each run.
+    rank, row : uint64, (s), the document, and at : uint32, (s), the token in it that the first run begins with.
+    """
+
+    key: UInt64
+    runs: Int64
+    check: UInt64
+    rank: UInt64
+    row: UInt64
+    at: UInt32
+
+
+def first_copies(stretches: Stretches) -> tuple[Int64, Int64]:
+    """Of each run, the first of those with its key and check: (stretch, run), int64, (r) each; -1 for a run alone.
+
+    The first has the lowest (rank, row, token).
+    """
+    member = np.repeat(np.arange(len(stretches.key)), np.diff(stretches.runs))
+    return _first_copies(stretches, member, np.argsort(stretches.check))
 
 
 @kernel
-def first_copies(key: UInt64, runs: Int64, check: UInt64, rank: UInt64, row: UInt64, at: UInt32) -> tuple[Int64, Int64]:
-    """Of each run, the first of those with its key and check: (stretches, runs), int64, (r) each; -1 for a run alone.
-
-    key, rank, row, at : (s), of stretches of runs, sorted by key alone; stretch i has the runs runs[i] to runs[i + 1],
-    which begin at tokens at[i], at[i] + 1 and so on. check : uint64, (r), a hash of each run. runs : int64, (s + 1).
-    The first has the lowest (rank, row, token). Time grows with the number of runs, also where very many have one key.
-    """
-    stretch, run = np.full(len(check), -1, np.int64), np.full(len(check), -1, np.int64)
+def _first_copies(stretches: Stretches, member: Int64, order: Int64) -> tuple[Int64, Int64]:
+    """The same, of runs in the order of their checks. member : int64, (r), the stretch of each run."""
+    key, runs, check, rank, row, at = stretches
+    stretch, run = np.full(len(check), UNSEEN, np.int64), np.full(len(check), -1, np.int64)
     a = 0
-    while a < len(key):
+    while a < len(order):
         b = a + 1
-        while b < len(key) and key[b] == key[a]:
+        while b < len(order) and check[order[b]] == check[order[a]]:
             b += 1
-        if b == a + 1 and runs[b] == runs[a] + 1:
-            a = b
-            continue
-        begin = runs[a]
-        member = np.empty(runs[b] - begin, np.int64)
-        for i in range(a, b):
-            member[runs[i] - begin : runs[i + 1] - begin] = i
-        order = np.argsort(check[begin : runs[b]], kind="mergesort")
-        x = 0
-        while x < len(order):
-            best, owner, y = order[x], member[order[x]], x + 1
-            while y < len(order) and check[begin + order[y]] == check[begin + order[x]]:
-                i, j = member[order[y]], order[y]
-                place, lowest_place = at[i] + j - runs[i], at[owner] + best - runs[owner]
-                if (rank[i], row[i], place) < (rank[owner], row[owner], lowest_place):
-                    best, owner = j, i
-                y += 1
-            if y > x + 1:
-                for z in range(x, y):
-                    stretch[begin + order[z]], run[begin + order[z]] = owner, begin + best
-            x = y
+        for x in range(a, b):  # all of one key, but for collisions: linear
+            best = order[x]
+            if stretch[best] != UNSEEN:
+                continue
+            mine, copies = key[member[best]], 0
+            for y in range(x, b):
+                other = order[y]
+                i, j = member[other], member[best]
+                if key[i] != mine:
+                    continue
+                copies += 1
+                stretch[other] = -1
+                here, there = at[i] + other - runs[i], at[j] + best - runs[j]
+                if rank[i] != rank[j]:
+                    is_earlier = rank[i] < rank[j]
+                else:
+                    is_earlier = row[i] < row[j] or (row[i] == row[j] and here < there)
+                if is_earlier:
+                    best = other
+            for y in range(x, b):
+                if copies > 1 and key[member[order[y]]] == mine:
+                    stretch[order[y]], run[order[y]] = member[best], best
         a = b
     return stretch, run
 
 
 @kernel
 def later_copies(
-    runs: Int64, row: UInt64, at: UInt32, first: tuple[Int64, Int64], n: int, is_all: bool
+    stretches: Stretches, first: tuple[Int64, Int64], n: int, is_all: bool
 ) -> tuple[Int64, UInt32, UInt32, UInt32, Int64]:
     """What to mark: (stretch, at, runs, until, stretch of the first copies), (m) each, as in `Marks`.
 
-    runs, row, at : as for `first_copies`. first : what that returned. With `is_all` first copies are marked too,
-    and nothing is spared.
+    first : what `first_copies` returned. With `is_all` first copies are marked too, and nothing is spared.
     """
+    _, runs, _, _, row, at = stretches
     size = len(first[0])
     stretch, owner = np.empty(size, np.int64), np.empty(size, np.int64)
     begin, number, until = np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint32)
@@ -357,13 +394,7 @@ def later_copies(
             stretch[count], owner[count], goes_on = i, origin, True
             begin[count], number[count], until[count] = at[i] + j - runs[i], 1, spared
             count += 1
-    return (
-        stretch[:count].copy(),
-        begin[:count].copy(),
-        number[:count].copy(),
-        until[:count].copy(),
-        owner[:count].copy(),
-    )
+    return stretch[:count], begin[:count], number[:count], until[:count], owner[:count]
 
 
 @kernel
@@ -378,18 +409,19 @@ def _covering(marks: Marks, d: int, size: int, n: int) -> tuple[Int64, Int64]:
         if end > begin + 1:
             space[begin] += 1
             space[end - 1 + more] -= 1
-    return np.cumsum(token), np.cumsum(space)
+    for i in range(size):
+        token[i + 1] += token[i]
+        space[i + 1] += space[i]
+    return token, space
 
 
 @kernel
 def _owner_of(marks: Marks, d: int, begin: int, end: int) -> np.uint64:
     """Who has the first copy of most runs that begin between two tokens of document d; of such, the lowest number."""
     first = marks.document[d]
-    order = first + np.argsort(marks.owner[first : marks.document[d + 1]])
     best, most, runs = np.uint64(0), 0, 0
-    for x in range(len(order)):
-        m = order[x]
-        if x == 0 or marks.owner[m] != marks.owner[order[x - 1]]:
+    for m in range(first, marks.document[d + 1]):
+        if m == first or marks.owner[m] != marks.owner[m - 1]:
             runs = 0
         at = int(max(marks.at[m], marks.until[m]))
         runs += max(min(at + int(marks.runs[m]), end) - max(at, begin), 0)
@@ -405,13 +437,15 @@ def struck_spans(text: Text, tokens: Written, marks: Marks, n: int) -> Struck:
     White space between two tokens is covered if a run covers both; passages that touch are one.
     """
     documents = len(tokens.document) - 1
-    offsets, left, owner = np.zeros(documents + 1, np.int64), np.diff(tokens.document), np.zeros(documents, np.uint64)
+    offsets, left = np.zeros(documents + 1, np.int64), np.zeros(documents, np.int64)
+    owner = np.zeros(documents, np.uint64)
     most = np.int64(0)  # passages: no more than runs
     for m in range(len(marks.runs)):
         most += marks.runs[m]
     start, end, count = np.empty(most, np.uint32), np.empty(most, np.uint32), 0
     for d in range(documents):
         offsets[d + 1] = count
+        left[d] = tokens.document[d + 1] - tokens.document[d]
         if marks.document[d] == marks.document[d + 1]:
             continue
         first, size = tokens.document[d], left[d]
@@ -433,4 +467,4 @@ def struck_spans(text: Text, tokens: Written, marks: Marks, n: int) -> Struck:
                 begun = -1
         offsets[d + 1] = count
         owner[d] = _owner_of(marks, d, longest_from, longest_to)
-    return Struck(Spans(offsets, start[:count].copy(), end[:count].copy()), left, owner)
+    return Struck(Spans(offsets, start[:count], end[:count]), left, owner)
