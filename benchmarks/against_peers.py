@@ -79,7 +79,8 @@ def _figures(paths: list[str], shards: Path, root: Path, peers: Path, both: list
 def _datatrove(found: dict[str, Any], tasks: str) -> Iterator[Figure]:
     steps = found["seconds"]
     name, whole = f"datatrove {found['version']}, {tasks}", sum(steps.values())
-    yield Figure(f"{name}, four steps", whole, "run", found["cpu_seconds"], found["duplicates"])
+    cpu = found["cpu_seconds"] if tasks == "1 task" else ""  # its worker processes are not counted
+    yield Figure(f"{name}, four steps", whole, "run", cpu, found["duplicates"])
     told = ", ".join(f"{step} {spent:.1f} s" for step, spent in steps.items())
     yield Figure(f"{name}, without writing the kept text ({told})", whole - steps["4 filter"], "run")
 

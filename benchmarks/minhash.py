@@ -87,7 +87,14 @@ def _ours(corpus: Path, root: Path, rounds: int) -> Path:
         cpu = min(each.cpu_seconds for each in runs)
         rows.append((f"`tamis run`, {name}", spread(times), cpu, size / min(times) / 1e6, driver, worker or ""))
     rows.append(
-        ("two `tamis run --serial`, a core and half of the shards each", spread(apart), size / min(apart) / 1e6, "", "")
+        (
+            "two `tamis run --serial`, a core and half of the shards each",
+            spread(apart),
+            "",
+            size / min(apart) / 1e6,
+            "",
+            "",
+        )
     )
     rows += _ratios(kernels, {name: [each.seconds for each in runs] for name, runs in whole.items()}, apart)
     title = f"minhash: {size / 1e6:,.0f} MB of text, {len(paths)} shards, {BANDS} bands of {ROWS}, word {NGRAM}-grams"
