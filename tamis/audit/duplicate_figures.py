@@ -16,25 +16,20 @@ from typing import Any
 import duckdb
 
 from tamis.audit.deduplicators import component_of, findings_of, of_clusters
-from tamis.audit.likeness import Cosine, Measure, Values, measure_of
-from tamis.audit.reader import Run, Stage
+from tamis.audit.duplicate_sample import Plan, planned
+from tamis.audit.likeness import Cosine, Measure, Values
+from tamis.audit.reader import Run
 from tamis.audit.view import quoted
 from tamis.dedup.base import GUARDED, Deduplicator
 from tamis.kernels.lsh import candidate_share
 
 SIZES = ((2, 2), (3, 3), (4, 5), (6, 10), (11, 30), (31, 100), (101, 1000), (1001, 1 << 32))
-SAMPLED = 200  # duplicates whose similarity with the document that stays is computed for the page
-LARGEST = 5
-MEMBERS = 3
-NEAR = 3  # pairs shown on either side of what a semantic deduplicator asks for
 SOURCES = 14
 BEGINNING = 180
 BINS = 40
 PAIR = 2
 CHAINED = 0.1  # of the duplicates, from which on the page warns
 Z = 1.959964  # of a 95 % interval
-
-Pairs = list[tuple[int, int]]  # rows of two documents
 
 
 @dataclass(frozen=True)
@@ -164,84 +159,14 @@ class ClusterFigures:
         return self.chained is not None and self.chained.interval[0] > CHAINED
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be read for one stage: rows of the sample, of the largest clusters and of near pairs.
-
-    sample : rows of a duplicate and of the document that stays, and the size of their cluster.
-    """
-
-    stage: Stage
-    measure: Measure
-    sample: Sequence[tuple[int, int, int]]
-    largest: Sequence[tuple[int, Sequence[int]]]
-    near: Sequence[tuple[int, int]]
-
-    @property
-    def rows(self) -> set[int]:
-        shown = {row for _, rows in self.largest for row in rows}
-        return shown | {row for pair in ((one, other) for one, other, *_ in (*self.sample, *self.near)) for row in pair}
-
-    @property
-    def columns(self) -> set[str]:
-        return {"doc_id", "text", *self.measure.reads}
-
-
 def cluster_figures(run: Run, connection: duckdb.DuckDBPyConnection) -> list[ClusterFigures]:
     """The figures of every deduplicator that makes clusters; texts are read once for all of them."""
-    plans = [_plan(run, connection, stage) for stage in of_clusters(run)]
+    plans = [planned(run, connection, stage) for stage in of_clusters(run)]
     rows = {row for plan in plans for row in plan.rows}
     columns = {column for plan in plans for column in plan.columns}
     columns |= {name for plan in plans if (name := f"{plan.stage.name}_similarity") in run.columns}
     documents = run.at(sorted(rows), sorted(columns)) if rows else {}
     return [_figures(run, connection, plan, documents) for plan in plans]
-
-
-def _plan(run: Run, connection: duckdb.DuckDBPyConnection, stage: Stage) -> Plan:
-    measure = measure_of(run, stage)
-    sample = [] if stage.component == "exact" else _sample(connection, stage.name)
-    return Plan(stage, measure, sample, _largest(connection, stage.name), _near_rows(run, connection, stage, measure))
-
-
-def _sample(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[int, int, int]]:
-    """Duplicates drawn by a hash of their ids, each with the document that stays and the size of the cluster."""
-    duplicate, cluster, size = (quoted(f"{name}_{suffix}") for suffix in ("duplicate", "cluster", "size"))
-    query = f"""
-        SELECT d.row, k.row, k.size
-        FROM (SELECT row, {cluster} AS cluster FROM documents WHERE {duplicate}
-              ORDER BY md5(doc_id), row LIMIT {SAMPLED}) d
-        JOIN (SELECT row, {cluster} AS cluster, {size} AS size FROM documents WHERE {size} > 1 AND NOT {duplicate}) k
-        USING (cluster) ORDER BY 1"""
-    return [(one, other, count) for one, other, count in connection.execute(query).fetchall()]
-
-
-def _largest(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[int, list[int]]]:
-    """Sizes of the largest clusters, and rows of some of their documents, the one that stays first."""
-    size, cluster, duplicate = (quoted(f"{name}_{suffix}") for suffix in ("size", "cluster", "duplicate"))
-    largest = connection.execute(
-        f"SELECT {cluster}, {size} FROM documents WHERE {cluster} IS NOT NULL AND NOT {duplicate} "
-        f"ORDER BY 2 DESC, 1 LIMIT {LARGEST}"
-    ).fetchall()
-    query = f"SELECT row FROM documents WHERE {cluster} = ? ORDER BY {duplicate}, doc_id, row LIMIT {MEMBERS}"
-    return [(count, [row for (row,) in connection.execute(query, [key]).fetchall()]) for key, count in largest]
-
-
-def _near_rows(run: Run, connection: duckdb.DuckDBPyConnection, stage: Stage, measure: Measure) -> Pairs:
-    """Rows of the pairs that are only just alike enough, and of those that only just are not."""
-    similarity, nearest = f"{stage.name}_similarity", f"{stage.name}_nearest"
-    if not isinstance(measure, Cosine) or nearest not in run.columns:
-        return []
-    found: list[tuple[int, str]] = []
-    for side, order in ((">", "ASC"), ("<=", "DESC")):
-        query = (
-            f"SELECT row, {quoted(nearest)} FROM documents WHERE {quoted(similarity)} {side} ? "
-            f"ORDER BY {quoted(similarity)} {order}, doc_id LIMIT {NEAR}"
-        )
-        found += connection.execute(query, [measure.least]).fetchall()
-    ids = sorted({doc_id for _, doc_id in found})
-    query = "SELECT doc_id, min(row) FROM documents WHERE list_contains(?, doc_id) GROUP BY doc_id"
-    rows = dict(connection.execute(query, [ids]).fetchall()) if ids else {}
-    return [(row, rows[doc_id]) for row, doc_id in found if doc_id in rows]
 
 
 def _figures(

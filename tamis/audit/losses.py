@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from tamis.audit.reader import Run, Stage
 
-SOUGHT = 12  # passages whose other place is looked for, the longest first
-SCANNED = 1 << 30  # bytes of text that are read for it
+SOUGHT = 12  # passages whose other place is looked for: the first ones
+SCANNED = 256 << 20  # bytes of text that are read for it
 PART = 200  # bytes of a passage that are looked for where the whole is nowhere
 
 
@@ -37,7 +37,11 @@ class Struck:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a deduplicator of passages strikes. remains: the text between the passages, with each passage's bytes."""
+    """What a deduplicator of passages strikes.
+
+    remains : the text between the passages, with each passage's bytes. scanned : bytes of text in which their other
+    places were looked for; is_searched : whether that was all there is, or enough.
+    """
 
     stage: str
     component: str
@@ -48,6 +52,7 @@ class Losses:
     struck: Sequence[Struck]
     remains: Sequence[str | int]
     scanned: int
+    is_searched: bool
 
 
 def losses_of(run: Run, stage: Stage, values: Mapping[str, Any]) -> Losses:
@@ -57,12 +62,13 @@ def losses_of(run: Run, stage: Stage, values: Mapping[str, Any]) -> Losses:
         Struck(span["start"], span["end"], _text(content[span["start"] : span["end"]]))
         for span in values[f"{stage.name}_spans"] or ()
     ]
-    scanned = 0
+    scanned, is_searched = 0, True
     if struck:
-        struck, scanned = Search(run, stage, values["row"]).found(struck, values[f"{stage.name}_kept_by"])
+        struck, scanned, is_searched = Search(run, stage, values["row"]).found(struck, values[f"{stage.name}_kept_by"])
     return Losses(
         stage.name, stage.component, bool(values[f"{stage.name}_duplicate"]), values[f"{stage.name}_kept_by"],
         values[f"{stage.name}_bytes"] or 0, len(content), struck, list(_remains(content, struck)), scanned,
+        is_searched,
     )  # fmt: skip
 
 
@@ -90,20 +96,20 @@ class Search:
     stage: Stage
     row: int
 
-    def found(self, struck: Sequence[Struck], kept_by: str | None) -> tuple[list[Struck], int]:
-        """The passages with their keepers, and how many bytes of text were read for it: at most about SCANNED.
+    def found(self, struck: Sequence[Struck], kept_by: str | None) -> tuple[list[Struck], int, bool]:
+        """The passages with their keepers; how many bytes of text were read for it, and whether that was enough.
 
         The document that keeps the longest is looked at first, then the others in the order of the corpus.
         """
         found = list(struck)
-        open_ = sorted(range(len(found)), key=lambda i: (-found[i].bytes, i))[:SOUGHT]
+        missing = list(range(min(SOUGHT, len(found))))
         scanned = 0
         for batch in self._batches(kept_by):
             scanned += batch["text"].nbytes
-            open_ = [i for i in open_ if not self._take(batch, found, i)]
-            if not open_ or scanned > SCANNED:
-                break
-        return found, scanned
+            missing = [i for i in missing if not self._take(batch, found, i)]
+            if not missing or scanned > SCANNED:
+                return found, scanned, not missing
+        return found, scanned, True
 
     def _batches(self, kept_by: str | None) -> Iterator[pa.RecordBatch]:
         columns = ["row", "doc_id", "text", f"{self.stage.name}_spans"]

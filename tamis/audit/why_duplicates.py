@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from tamis.audit.duplicates import Duplicates, Relative
-from tamis.audit.losses import Losses, Struck
+from tamis.audit.losses import SOUGHT, Losses, Struck
 from tamis.audit.passages import Comparison, Part, compared
 from tamis.audit.sql import one_line
 
@@ -18,7 +18,6 @@ CHANGES = 30  # lines of differences
 SHARE = 0.5  # of the longer text, in common: with less, common passages say more than differences
 PASSAGES = 5
 LEAST_PASSAGE = 3  # words
-STRUCK = 12  # passages that are shown
 
 
 def duplicate_lines(entry: Duplicates, width: int, before: dict[str, str]) -> Iterator[str]:
@@ -151,19 +150,19 @@ def loss_lines(losses: Losses, width: int) -> Iterator[str]:
     share = f"{losses.bytes:,} of {losses.n_bytes:,} bytes ({losses.bytes / max(1, losses.n_bytes):.1%})"
     count = "1 passage is" if len(losses.struck) == 1 else f"{len(losses.struck):,} passages are"
     yield f"  {count} struck, {share}{verdict}"
-    for passage in losses.struck[:STRUCK]:
+    for passage in losses.struck[:SOUGHT]:
         yield f"    bytes {passage.start:,}–{passage.end:,}, {_keeper(passage, losses)}"
         yield from _wrapped("    - ", _middle_left_out(passage.text), width)
-    if len(losses.struck) > STRUCK:
-        yield f"    … and {len(losses.struck) - STRUCK:,} more passages"
+    if len(losses.struck) > SOUGHT:
+        yield f"    … and {len(losses.struck) - SOUGHT:,} more passages"
     yield from _remaining(losses.remains, losses, width)
 
 
 def _keeper(passage: Struck, losses: Losses) -> str:
     if passage.keeper is None:
-        if losses.kept_by is not None and len(losses.struck) == 1:
-            return f"kept by {one_line(losses.kept_by)}, written differently or in pieces there"
-        return "kept in pieces, or written differently"
+        if losses.is_searched:
+            return "kept in pieces, or written differently"
+        return f"not found in {losses.scanned / 1e6:,.0f} MB of text"
     what = "kept by" if passage.is_whole else "its beginning kept by"
     return f"{what} {one_line(passage.keeper)} at byte {passage.at:,}"
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.audit import duplicate_figures, span_figures
+from tamis.audit import duplicate_sample, span_figures
 from tamis.audit.duplicate_charts import WIDTH, epsilon_curve, s_curve, similarity_histogram
 from tamis.audit.duplicate_figures import BINS, Banding, EpsilonCurve, Planted, Share, Similarities, cluster_figures
 from tamis.audit.reader import open_run
@@ -81,7 +81,7 @@ def test_a_source_that_loses_too_much_is_marked(figures, page):
 def test_similarities_with_those_that_stay_are_the_texts_own(figures, known, jaccard):
     found = figures["near"]
     gone = [values for values in known.values() if values["near_duplicate"]]
-    assert len(gone) <= duplicate_figures.SAMPLED
+    assert len(gone) <= duplicate_sample.SAMPLED
     exact = [jaccard(values["text"], known[values["near_kept_by"]]["text"]) for values in gone]
     counts = Counter(min(BINS - 1, int(value * BINS)) for value in exact)
     assert list(found.similarities.counts) == [counts[i] for i in range(BINS)]
@@ -99,7 +99,7 @@ def test_similarities_that_the_run_confirmed_are_counted_all(figures, known):
 
 
 def test_of_many_duplicates_a_few_are_drawn_by_a_hash_of_the_id(duplicated, monkeypatch):
-    monkeypatch.setattr(duplicate_figures, "SAMPLED", 7)
+    monkeypatch.setattr(duplicate_sample, "SAMPLED", 7)
     with duplicated.connect() as connection:
         one = next(found for found in cluster_figures(duplicated, connection) if found.name == "near")
     assert one.unlike.total == sum(one.similarities.counts) == 7

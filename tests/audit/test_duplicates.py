@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tamis.audit import losses
 from tamis.audit.duplicates import MEMBERS
 from tamis.audit.evidence import evidence
 from tamis.audit.likeness import Cosine, Shingled
@@ -128,17 +129,17 @@ def test_every_passage_is_quoted_with_where_it_stays(duplicated, known):
     assert len(gone) > 30
     for values in gone[:4]:
         (found,) = evidence(duplicated, values["doc_id"])
-        (losses,) = found.losses
+        (lost,) = found.losses
         content = values["text"].encode()
-        assert [(s.start, s.end) for s in losses.struck] == [(s["start"], s["end"]) for s in values["lines_spans"]]
-        for passage in losses.struck:
+        assert [(s.start, s.end) for s in lost.struck] == [(s["start"], s["end"]) for s in values["lines_spans"]]
+        for passage in lost.struck:
             assert passage.text == content[passage.start : passage.end].decode()
             keeper = known[passage.keeper]
             there = keeper["text"].encode()[passage.at :]
             assert there.startswith(passage.text.strip().encode())
             assert not keeper["lines_spans"]
             assert passage.keeper == values["lines_kept_by"]
-        left = b"".join(piece.encode() for piece in losses.remains if isinstance(piece, str))
+        left = b"".join(piece.encode() for piece in lost.remains if isinstance(piece, str))
         assert len(left) == len(content) - values["lines_bytes"]
 
 
@@ -149,6 +150,26 @@ def test_what_remains_is_shown_around_what_was_struck(duplicated, known):
     assert f"kept by {values['lines_kept_by']} at byte" in page
     assert "    - All rights reserved; the drum, the sieve and the flour" in page
     assert f"[… {values['lines_bytes']} bytes struck …]" in page
+
+
+def test_a_search_that_ends_early_says_so(duplicated, known, monkeypatch):
+    monkeypatch.setattr(losses, "SCANNED", 1)
+    monkeypatch.setattr(losses.Search, "_take", lambda *_: False)
+    values = next(values for values in known.values() if values["lines_bytes"])
+    assert "not found in 0 MB of text" in why(duplicated, values["doc_id"])
+
+
+def test_the_beginning_of_a_passage_is_found_where_the_whole_is_not(duplicated, known):
+    """As of a union of passages of several documents."""
+    values = next(values for values in known.values() if values["lines_bytes"])
+    keeper = known[values["lines_kept_by"]]["text"]
+    stage = next(stage for stage in duplicated.stages if stage.name == "lines")
+    begin = keeper.index("All rights")
+    sought = losses.Struck(0, 900, keeper[begin:] + " and more" * 80)
+    assert len(sought.text) > losses.PART
+    (found,), _, is_searched = losses.Search(duplicated, stage, values["row"]).found([sought], values["lines_kept_by"])
+    assert is_searched
+    assert (found.keeper, found.at, found.is_whole) == (values["lines_kept_by"], len(keeper[:begin].encode()), False)
 
 
 def test_a_document_that_loses_nothing_says_so(duplicated):
