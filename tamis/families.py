@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -130,11 +130,20 @@ def build(
     try:
         built: Component = _validated(TypeAdapter(cls), options, {"base": str(base), "texts": texts})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or _component_name(cls)
-        got = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
-        raise SpecError(f"{where}: {_component_name(cls)} expects: {first['msg']}{got}") from error
+        raise SpecError(_complaint(_component_name(cls), options, error.errors())) from error
     return built
+
+
+def _complaint(component: str, options: Mapping[str, Any], errors: Sequence[Any]) -> str:
+    """What is wrong with the first option that is; of an option that may be one of several things, all that it may."""
+    first = errors[0]
+    same = [error for error in errors if error["loc"][:1] == first["loc"][:1]]
+    if len(same) > 1:
+        expected = ", or ".join(dict.fromkeys(error["msg"] for error in same))
+        return f"{first['loc'][0]}: {component} expects: {expected}, got {_short(options[first['loc'][0]])}"
+    where = ".".join(str(part) for part in first["loc"]) or component
+    got = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
+    return f"{where}: {component} expects: {first['msg']}{got}"
 
 
 def _short(value: Any) -> str:
