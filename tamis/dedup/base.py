@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.errors import ContractError
-from tamis.kernels.arrow import Int64, UInt64, text_of
+from tamis.kernels.arrow import Int64, UInt64, strings_of, text_of
 from tamis.kernels.order import ordered
 from tamis.kernels.survivors import survivors
 from tamis.steps import Batch, Columns, Component, Decisions, Fold, Map, Pool, Publish, Summary
@@ -27,6 +27,7 @@ DECISION = (
 )  # fmt: skip
 LAST = np.iinfo(np.uint64).max  # the rank of a document without a score or a preferred source
 GUARDED = 100  # documents from which on the share that a source loses means something
+SHOWN, NAMED = 1000, 10  # sources in the findings; sources in a message: a corpus may have a million of them
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,10 @@ class Deduplicator(Component):
         found : what else belongs into findings/<name>.json. lines : what else to say on the terminal.
         """
         counts = yield Fold(("source",), _count_sources, _merge_sources, joins=decisions)
-        sources = [
-            {"source": str(source), "documents": int(documents), "removed": int(removed)}
-            for source, documents, removed in zip(counts["source"], counts["documents"], counts["removed"], strict=True)
-        ]
+        sources = _by_source(counts).to_pylist()
         findings = Publish(
             f"findings/{pool.name}.json",
-            {"kind": "clusters", "sources": sources, **(found or {})},
+            {"kind": "clusters", "sources": _largest(sources), "sources_in_all": len(sources), **(found or {})},
             (*lines, *_losses(sources, self.warn_removed)),
             "; ".join(_losses(sources, self.stop_removed)) or None,
         )
@@ -149,36 +147,53 @@ def _numbers(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
 
 def _count_sources(batch: Batch) -> Summary:
     """Documents and duplicates by source; documents without one have the source ''."""
-    encoded = pc.dictionary_encode(pc.fill_null(batch["source"], "").cast(pa.string()))
-    code, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-    removed = pc.fill_null(batch["duplicate"], False).to_numpy(zero_copy_only=False)
-    order = np.argsort(np.array(names, np.str_))
-    return {
-        "source": np.array(names, np.str_)[order],
-        "documents": np.bincount(code, minlength=len(names))[order].astype(np.int64),
-        "removed": np.bincount(code[removed], minlength=len(names))[order].astype(np.int64),
-    }
+    source = pc.fill_null(batch["source"].cast(pa.string()), "")
+    removed = pc.fill_null(batch["duplicate"], False).cast(pa.int64())
+    return _summary(pa.table({"source": source, "documents": np.ones(len(batch), np.int64), "removed": removed}))
 
 
 def _merge_sources(one: Summary, other: Summary) -> Summary:
-    source, place = np.unique(np.concatenate([one["source"], other["source"]]), return_inverse=True)
-    merged: dict[str, npt.NDArray[Any]] = {"source": source}
-    for key in ("documents", "removed"):
-        merged[key] = np.zeros(len(source), np.int64)
-        np.add.at(merged[key], place, np.concatenate([one[key], other[key]]))
-    return merged
+    return _summary(pa.concat_tables([_by_source(one), _by_source(other)]))
+
+
+def _summary(counts: pa.Table) -> Summary:
+    """Sums by source, sorted: int64, (s) each; names as bytes, uint8, and where each begins, int64, (s + 1)."""
+    sums = counts.group_by("source").aggregate([("documents", "sum"), ("removed", "sum")]).sort_by("source")
+    names = text_of(sums["source"])
+    begin, end = int(names.offsets[0]), int(names.offsets[-1])
+    return {
+        "offsets": names.offsets - begin,
+        "names": names.data[begin:end],
+        "documents": sums["documents_sum"].to_numpy(),
+        "removed": sums["removed_sum"].to_numpy(),
+    }
+
+
+def _by_source(counts: Summary) -> pa.Table:
+    """The sums as a table: source, documents, removed."""
+    names = strings_of(np.ascontiguousarray(counts["offsets"]), np.ascontiguousarray(counts["names"]))
+    return pa.table({"source": names.cast(pa.string()), "documents": counts["documents"], "removed": counts["removed"]})
 
 
 def _losses(sources: Sequence[Mapping[str, Any]], allowed: float | None) -> list[str]:
     """A line about each source that loses a larger share than is allowed."""
     if allowed is None:
         return []
-    return [
+    losing = [
+        entry for entry in sources if entry["documents"] >= GUARDED and entry["removed"] > allowed * entry["documents"]
+    ]
+    lines = [
         f"source {entry['source']!r} loses {entry['removed']:,} of {entry['documents']:,} documents "
         f"({entry['removed'] / entry['documents']:.1%}), more than {allowed:.0%}"
-        for entry in sources
-        if entry["documents"] >= GUARDED and entry["removed"] > allowed * entry["documents"]
+        for entry in _largest(losing, NAMED)
     ]
+    return [*lines, f"and so do {len(losing) - NAMED:,} more sources"] if len(losing) > NAMED else lines
+
+
+def _largest(sources: Sequence[Mapping[str, Any]], most: int = SHOWN) -> list[Mapping[str, Any]]:
+    """Those with most documents, in the order given."""
+    ranked = sorted(range(len(sources)), key=lambda i: (-sources[i]["documents"], sources[i]["source"]))
+    return [sources[i] for i in sorted(ranked[:most])]
 
 
 def _filled(name: str, batch: Batch) -> Columns:

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import subprocess
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.dedup.base import Best, Prefer
+from tamis.dedup.base import Best, Prefer, _by_source, _count_sources, _merge_sources
 from tamis.dedup.exact import Exact
 from tamis.dedup.minhash import Minhash
 from tamis.errors import ContractError, RunFailedError, SpecError
 from tamis.families import build, find
 from tamis.inline import Inline, run_inline
-from tamis.steps import Pool
+from tamis.steps import Batch, Pool
 
 TEXT = "the sieve lets through what is fine and even"
 NAN = float("nan")
@@ -181,6 +182,31 @@ def test_losses_are_counted_by_source(component):
     json.dumps(published.content)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "a\0", "", None, "é", "x" * 300]), st.booleans()), max_size=20),
+    st.lists(st.integers(0, 20), max_size=3),
+)
+def test_counts_by_source_are_those_of_the_slow_way_however_they_are_merged(documents, cuts):
+    sources = pa.array([source for source, _ in documents], pa.string())
+    table = pa.record_batch({"source": sources, "duplicate": pa.array([gone for _, gone in documents], pa.bool_())})
+    edges = sorted({0, *cuts, len(documents)} - set(range(len(documents) + 1, 21)))
+    parts = [_count_sources(Batch(table.slice(a, b - a))) for a, b in pairwise(edges)] or [_count_sources(Batch(table))]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = _merge_sources(part, merged)
+    names = sorted({source or "" for source, _ in documents}, key=str.encode)
+    gone = [source or "" for source, removed in documents if removed]
+    assert _by_source(merged).to_pylist() == [
+        {
+            "source": name,
+            "documents": [source or "" for source, _ in documents].count(name),
+            "removed": gone.count(name),
+        }
+        for name in names
+    ]
+    assert {key: array.dtype for key, array in merged.items()} == {key: array.dtype for key, array in parts[0].items()}
+
+
 @pytest.mark.parametrize(
     ("options", "warned", "stopped"),
     [
@@ -196,6 +222,22 @@ def test_shares_above_the_limit_warn_or_stop(options, warned, stopped):
     inline.run(Exact(**options), Pool("x", 0))
     assert len(inline.findings.lines) == warned
     assert (inline.findings.problem or "").count("loses") == stopped
+
+
+def test_a_million_sources_fill_neither_the_findings_nor_the_terminal():
+    sources = [f"s{i}" for i in range(1500) for _ in range(2)] + [
+        f"large{i}" for i in range(12) for _ in range(100 + i)
+    ]
+    table = pa.table({"doc_id": [f"d{i:05}" for i in range(len(sources))], "text": [TEXT] * len(sources)})
+    inline = Inline(table.append_column("source", pa.array(sources)), {}, 1000)
+    inline.run(Exact(), Pool("x", 0))
+    published = inline.findings
+    assert published.content["sources_in_all"] == 1512
+    assert len(published.content["sources"]) == 1000
+    assert [entry["documents"] for entry in published.content["sources"][:12]] == [100, 101, 110, 111, *range(102, 110)]
+    assert len(published.lines) == 11
+    assert published.lines[0].startswith("source 'large10' loses 110 of 110 documents (100.0%)")
+    assert published.lines[-1] == "and so do 2 more sources"
 
 
 @pytest.fixture
