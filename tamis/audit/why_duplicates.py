@@ -11,6 +11,7 @@ from tamis.audit.passages import Comparison, Part, compared
 from tamis.audit.sql import one_line
 
 TOLD_OF_CLUSTERS = ("duplicate", "kept_by", "cluster", "size", "similarity", "nearest")  # columns told in sentences
+EXACT = "exact"  # whose clusters have the same words, and no similarity worth a number
 TEXT_WIDTH = 240
 EDGE = 8  # words shown at each end of a long common run
 FIRST, LAST = 40, 10  # words shown of a long passage that only one has
@@ -45,7 +46,7 @@ def duplicate_lines(entry: Duplicates, width: int, before: dict[str, str]) -> It
 
 def _nearest(entry: Duplicates) -> Iterator[str]:
     """The similarity that the run has noted."""
-    if entry.stored is None or entry.component == "exact":
+    if entry.stored is None or entry.component == EXACT:
         return
     if entry.nearest is not None:
         yield f"  stored similarity {entry.stored:.4f}, to {one_line(entry.nearest)}"
@@ -54,7 +55,7 @@ def _nearest(entry: Duplicates) -> Iterator[str]:
 
 
 def _similarity(entry: Duplicates, survivor: Relative) -> Iterator[str]:
-    if survivor.similarity is None:
+    if survivor.similarity is None or entry.component == EXACT:
         return
     yield f"  {entry.measure.name} of the two: {survivor.similarity:.4f}"
     if survivor.is_chained:
@@ -62,12 +63,14 @@ def _similarity(entry: Duplicates, survivor: Relative) -> Iterator[str]:
 
 
 def _members(entry: Duplicates, width: int) -> Iterator[str]:
-    yield f"  {entry.measure.name} with this one:"
+    yield "  the same words as in:" if entry.component == EXACT else f"  {entry.measure.name} with this one:"
     for other in entry.relatives:
-        value = "   –  " if other.similarity is None else f"{other.similarity:.4f}"
         chained = "  (through others)" if other.is_chained else ""
-        yield f"    {value}  {one_line(other.doc_id)}{chained}"
-        yield f"            {quoted_text(other.text, width - 14)}"
+        number = (
+            "" if entry.component == EXACT else "–       " if other.similarity is None else f"{other.similarity:.4f}  "
+        )
+        yield f"    {number}{one_line(other.doc_id)}{chained}"
+        yield f"    {' ' * len(number)}{quoted_text(other.text, width - 6 - len(number))}"
     more = entry.size - 1 - len(entry.relatives)
     if more > 0:
         column = f"{entry.stage}_cluster"

@@ -93,6 +93,12 @@ def test_identical_words_differ_in_case_only(duplicated):
     assert "\x1b" not in page
 
 
+def test_exact_duplicates_have_no_similarity(duplicated):
+    page = why(duplicated, "pair-a").split("deduplicate exact")[1].split("deduplicate near")[0]
+    assert "the same words as in:\n    pair-b\n    “" in page
+    assert "Jaccard" not in page
+
+
 def test_a_document_without_duplicates_has_none(duplicated):
     assert why(duplicated, "plain-000").count("no duplicates") == 3
 
