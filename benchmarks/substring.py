@@ -60,7 +60,7 @@ def _whole_runs(root: Path, count: int, rounds: int) -> None:
         size = text_bytes(paths)
         seconds, _ = _timed(root, paths, "{}", rounds)
         sent = {about: _sent(root / "run", about) for about in ROUNDS.values()}
-        found = json.loads((root / "run" / "substring.json").read_text("utf-8"))
+        found = json.loads((root / "run" / "findings" / "substring.json").read_text("utf-8"))
         shares = [f"{bytes_ / size:.2f}" for each in sent.values() for bytes_ in (each.out, each.back)]
         struck = f"{100 * found['struck_bytes'] / size:.2f} %"
         rows.append((f"{name}, {size / 1e6:.0f} MB", spread(seconds), size / min(seconds) / 1e6, *shares, struck))
@@ -105,7 +105,7 @@ def _against_a_suffix_array(root: Path, peers: Path, rounds: int) -> None:
     pq.write_table(texts, path)
     size = text_bytes([str(path)])
     seconds, runs = _timed(root, [str(path)], CHARACTERS, rounds)
-    covered = json.loads((root / "run" / "substring.json").read_text("utf-8"))["struck_bytes"]
+    covered = json.loads((root / "run" / "findings" / "substring.json").read_text("utf-8"))["struck_bytes"]
     rows = [
         ("tamis, a whole run", spread(seconds), size / min(seconds) / 1e6, max(run.megabytes for run in runs), covered)
     ]

@@ -61,7 +61,7 @@ class Substring(SpanDeduplicator):
         copies = yield Exchange(self.reads, self._runs, decide, COPY, joins=shared, many=True)
         passages = yield Exchange(self.reads, self._passages, decide_keepers, PASSAGES, joins=copies)
         totals = yield Fold((), summarize, joins=passages)
-        findings = Publish(f"{pool.name}.json", found(totals), told(totals))
+        findings = Publish(f"findings/{pool.name}.json", found(totals), told(totals))
         return Map((), self.columns(pool.name), partial(filled, pool.name), joins=passages, findings=findings)
 
     @property
@@ -188,7 +188,7 @@ def found(totals: Summary) -> dict[str, Any]:
     """The counts as JSON; the number of spans by their length, in classes [2^i, 2^(i + 1)) bytes."""
     classes = {f"{2**i}": int(count) for i, count in enumerate(totals["spans_by_length"]) if count}
     counts = {name: int(totals[name][0]) for name in totals if name != "spans_by_length"}
-    return {**counts, "spans": sum(classes.values()), "spans_by_least_bytes": classes}
+    return {"kind": "spans", **counts, "spans": sum(classes.values()), "spans_by_least_bytes": classes}
 
 
 def told(totals: Summary) -> list[str]:

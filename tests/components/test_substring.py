@@ -313,7 +313,10 @@ def test_the_engine_is_told_what_was_found():
     summary = fold.summarize(Batch(documents.to_batches()[0]))
     with pytest.raises(StopIteration) as end:
         program.send(fold.merge(summary, summary))
-    assert end.value.value.findings.content == {
+    findings = end.value.value.findings
+    assert findings.file == "findings/x.json"
+    assert findings.content == {
+        "kind": "spans",
         "documents": 4,
         "struck_documents": 2,
         "duplicates": 2,
