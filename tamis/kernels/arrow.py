@@ -52,6 +52,7 @@ def text_of(array: pa.Array | pa.ChunkedArray) -> Text:
         return Text(np.zeros(len(array) + 1, np.int64), NO_BYTES)
     ends = np.frombuffer(offsets, dtype=width)[array.offset : array.offset + len(array) + 1]
     content = NO_BYTES if data is None else np.frombuffer(data, dtype=np.uint8)
+    content.flags.writeable = False  # what was read from Parquet could be written to, and every kernel compiled twice
     return Text(ends.astype(np.int64), content)
 
 

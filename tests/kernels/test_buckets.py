@@ -309,3 +309,10 @@ def test_flattened_lists_know_their_lengths(lists, start, length):
         assert lengths.dtype == np.int64
         assert lengths.tolist() == list(map(len, chosen))
         assert values.to_pylist() == [value for values in chosen for value in values]
+
+
+@pytest.mark.parametrize("strings", [["a", "b"], ["", ""], [], ["e\u0301"]])
+def test_text_is_read_only_whatever_it_came_from(strings):
+    """A kernel is compiled once, not once more for the first batch of another kind, in the middle of a run."""
+    for kind in (pa.string(), pa.large_string(), pa.binary()):
+        assert not text_of(pa.array(strings, kind)).data.flags.writeable
