@@ -159,7 +159,7 @@ def _run_and_arm(text: str) -> tuple[Path, str | None]:
 @RUN
 @click.argument("query")
 def sql(run: Path, query: str) -> None:
-    """A DuckDB SELECT over the view `documents`: all columns of all layers."""
+    """A DuckDB SELECT over the views `documents` (all columns of all layers), `clusters` and `findings`."""
     from tamis.audit.reader import open_run
     from tamis.audit.sql import render
     from tamis.audit.sql import sql as ask

@@ -11,7 +11,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from tamis.kernels.arrow import UInt8, UInt64
+from tamis.kernels.arrow import Int64, UInt8, UInt64
 from tamis.kernels.kernel import kernel
 
 HIGH_BITS = np.uint64(0x8080808080808080)
@@ -77,3 +77,12 @@ def spread(x: UInt64) -> UInt64:
     for i in range(len(x)):
         out[i] = mix(x[i])
     return out
+
+
+@kernel
+def longest(offsets: Int64) -> int:
+    """The length of the longest of the stretches offsets[i] to offsets[i + 1], 0 if there is none."""
+    most = 0
+    for i in range(len(offsets) - 1):
+        most = max(most, offsets[i + 1] - offsets[i])
+    return most

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tamis.kernels.arrow import Int64, UInt64
-from tamis.kernels.bits import trailing_zeros
+from tamis.kernels.bits import longest, trailing_zeros
 from tamis.kernels.kernel import kernel
-from tamis.kernels.shingles import Units, fill_shingles, longest_of
+from tamis.kernels.shingles import Units, fill_shingles
 from tamis.kernels.words import Bool, Int32
 
 BITS_PER_MEMBER = 16  # one absent hash in about sixteen passes the filter
@@ -79,7 +79,7 @@ def ngrams_of(units: Units, n: int) -> tuple[Int64, UInt64]:
 def count_shared_ngrams(units: Units, n: int, members: Members) -> Int64:
     """At how many places each document has an n-gram of units that is in the set: int64, (documents)."""
     out = np.zeros(len(units.document) - 1, np.int64)
-    hashes = np.empty(longest_of(units), np.uint64)
+    hashes = np.empty(longest(units.document), np.uint64)
     for d in range(len(out)):
         count = _fill_ngrams(units, d, n, hashes)
         out[d] = are_members(members, hashes[:count]).sum()

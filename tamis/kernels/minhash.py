@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tamis.kernels.arrow import UInt64
-from tamis.kernels.bits import GOLDEN, absorb, mix
+from tamis.kernels.bits import GOLDEN, absorb, longest, mix
 from tamis.kernels.kernel import kernel
-from tamis.kernels.shingles import Units, fill_shingles, longest_of
+from tamis.kernels.shingles import Units, fill_shingles
 
 UInt32 = npt.NDArray[np.uint32]
 LANES = 16  # shingles are padded to a multiple with a copy of one of them: no minimum changes, no remainder is left
@@ -65,8 +65,8 @@ def signatures(units: Units, n: int, k: int) -> UInt32:
     """The k minima of each document over its shingles of n units: uint32, (documents, k); all ones without shingles."""
     family = family_of(k)
     out = np.empty((len(units.document) - 1, k), np.uint32)
-    longest = longest_of(units)
-    grams, x = np.empty(longest, np.uint64), np.empty(longest + LANES, np.uint32)
+    size = longest(units.document)
+    grams, x = np.empty(size, np.uint64), np.empty(size + LANES, np.uint32)
     for d in range(len(out)):
         count = _shortened(units, d, n, grams, x)
         for i in range(k):
@@ -83,8 +83,8 @@ def band_keys(units: Units, n: int, bands: int, rows: int) -> UInt64:
     """
     family = family_of(bands * rows)
     out = np.empty((len(units.document) - 1, bands), np.uint64)
-    longest = longest_of(units)
-    grams, x = np.empty(longest, np.uint64), np.empty(longest + LANES, np.uint32)
+    size = longest(units.document)
+    grams, x = np.empty(size, np.uint64), np.empty(size + LANES, np.uint32)
     for d in range(len(out)):
         count = _shortened(units, d, n, grams, x)
         for band in range(bands):

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from tamis.kernels.arrow import Int64, Text, UInt64
-from tamis.kernels.bits import GOLDEN, MIX_A, mix
+from tamis.kernels.bits import GOLDEN, MIX_A, longest, mix
 from tamis.kernels.kernel import kernel
 from tamis.kernels.lines import line_end
 from tamis.kernels.ngrams import extend
 from tamis.kernels.spans import UInt32
-from tamis.kernels.words import Bool, Tokens, longest_document
+from tamis.kernels.words import Bool, Tokens
 
 
 class Paragraphs(NamedTuple):
@@ -48,7 +48,7 @@ def _paragraphs(text: Text, tokens: Tokens, is_same: bool, min_words: int, n: in
     most = len(tokens.hash) // min_words + 1
     start, end, words = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most, np.uint32)
     first, hashes = np.zeros(most + 1, np.int64), np.empty(len(tokens.hash) if n else most, np.uint64)
-    line = np.empty(longest_document(tokens), np.uint64)
+    line = np.empty(longest(tokens.document), np.uint64)
     count = 0
     for d in range(len(document) - 1):
         begin, i, stop = text.offsets[d], text.offsets[d], text.offsets[d + 1]

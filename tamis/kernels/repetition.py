@@ -3,10 +3,11 @@
 import numpy as np
 
 from tamis.kernels.arrow import Int64, UInt64
+from tamis.kernels.bits import longest
 from tamis.kernels.kernel import kernel
 from tamis.kernels.ngrams import extend
 from tamis.kernels.table import Slots, find, slots_for
-from tamis.kernels.words import Int32, Tokens, longest_document
+from tamis.kernels.words import Int32, Tokens
 
 SHORTEST, LONGEST = 2, 10
 LONGEST_TOP = 4  # up to here the most frequent n-gram counts, from here on all repeated ones do
@@ -123,7 +124,7 @@ def repeated_ngrams(tokens: Tokens) -> tuple[Int64, Int64]:
     A longer n-gram repeats only where its two shorter parts do, so each length looks only there.
     """
     n_documents = len(tokens.document) - 1
-    size = longest_document(tokens) + 1
+    size = longest(tokens.document) + 1
     total, covered = np.zeros(n_documents, np.int64), np.zeros((n_documents, LONGEST - SHORTEST + 1), np.int64)
     grams, words, ends = np.zeros(size, np.uint64), np.zeros(size, np.uint64), np.zeros(size + 1, np.int64)
     first, count, at = np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tamis.kernels.arrow import Int64, UInt64
-from tamis.kernels.bits import MIX_A, mix
+from tamis.kernels.bits import MIX_A, longest, mix
 from tamis.kernels.kernel import kernel
 from tamis.kernels.table import find, slots_for
 from tamis.kernels.unicode import TABLE, decode, entry_of
@@ -91,22 +91,13 @@ def fill_shingles(units: Units, d: int, n: int, out: UInt64) -> int:
 
 
 @kernel
-def longest_of(units: Units) -> int:
-    """The number of units of the document that has most."""
-    longest = 0
-    for d in range(len(units.document) - 1):
-        longest = max(longest, units.document[d + 1] - units.document[d])
-    return longest
-
-
-@kernel
 def shingle_sets(units: Units, n: int) -> tuple[Int64, UInt64]:
     """(document, hash) of all shingles, each once per document: int64, (n + 1) and uint64, (s).
 
     Document i has the hashes document[i] to document[i + 1], in the order in which they first occur.
     """
     document, hashes = np.zeros(len(units.document), np.int64), np.empty(len(units.hash), np.uint64)
-    grams = np.empty(longest_of(units), np.uint64)
+    grams = np.empty(longest(units.document), np.uint64)
     slots = slots_for(2 * len(grams))
     mask = len(slots.key) - 1
     count = 0

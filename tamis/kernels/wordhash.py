@@ -7,7 +7,7 @@ bytes beyond ASCII are read again one character at a time.
 import numpy as np
 
 from tamis.kernels.arrow import Int64, Text, UInt8, UInt64
-from tamis.kernels.bits import GOLDEN, HIGH_BITS, absorb, load8, load_tail, mix, trailing_zeros
+from tamis.kernels.bits import GOLDEN, HIGH_BITS, absorb, load8, load_tail, longest, mix, trailing_zeros
 from tamis.kernels.kernel import kernel
 from tamis.kernels.shingles import Units
 from tamis.kernels.unicode import TABLE, nfc
@@ -54,10 +54,7 @@ def _edges(data: UInt8, begin: int, end: int, edges: Int64) -> int:
 @kernel
 def _hash_words(text: Text, table: Table) -> tuple[Int64, UInt64]:
     n = len(text.offsets) - 1
-    longest = 0
-    for d in range(n):
-        longest = max(longest, text.offsets[d + 1] - text.offsets[d])
-    edges = np.empty(longest + 2, np.int64)
+    edges = np.empty(longest(text.offsets) + 2, np.int64)
     document, out = np.zeros(n + 1, np.int64), np.empty((text.offsets[n] - text.offsets[0]) // 2 + n + 1, np.uint64)
     count = 0
     for d in range(n):

@@ -221,12 +221,3 @@ def count_words(tokens: Tokens) -> Int64:
         for i in range(tokens.document[d], tokens.document[d + 1]):
             counts[d] += tokens.is_word[i]
     return counts
-
-
-@kernel
-def longest_document(tokens: Tokens) -> int:
-    """The number of tokens of the document that has most."""
-    longest = 0
-    for d in range(len(tokens.document) - 1):
-        longest = max(longest, tokens.document[d + 1] - tokens.document[d])
-    return longest

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from tamis.kernels.arrow import Text, text_of
+from tamis.kernels.bits import longest
 from tamis.kernels.lsh import candidate_share
 from tamis.kernels.minhash import LANES, band_keys, family_of, signatures
-from tamis.kernels.shingles import Units, characters_of, fill_shingles, longest_of, shingle_sets, words_of
+from tamis.kernels.shingles import Units, characters_of, fill_shingles, shingle_sets, words_of
 from tamis.kernels.unicode import TABLE
 from tamis.kernels.wordhash import hash_words
 from tamis.kernels.words import tokenize
@@ -112,14 +113,14 @@ def shingles(hashes, n):
 
 
 def filled(units, d, n):
-    out = np.empty(longest_of(units), np.uint64)
+    out = np.empty(longest(units.document), np.uint64)
     return out[: fill_shingles(units, d, n, out)].tolist()
 
 
 @given(DOCUMENTS, st.integers(1, 14))
 def test_shingles_are_those_of_the_twin(documents, n):
     units = units_of(documents)
-    assert longest_of(units) == max(map(len, documents), default=0)
+    assert longest(units.document) == max(map(len, documents), default=0)
     assert [filled(units, d, n) for d in range(len(documents))] == [shingles(hashes, n) for hashes in documents]
 
 
