@@ -276,6 +276,7 @@ def stages(target: Path) -> list[dict[str, Any]]:
     return [
         {"embed": {"hashed_ngrams": {"dimensions": 16, "as": "vector"}}},
         {"deduplicate": {"by": "exact"}},
+        {"deduplicate": {"by": {"minhash": {"ngram": 2, "verify": "exact", "threshold": 0.5, "canaries": 0.1}}}},
         {
             "score": [
                 "length",
@@ -284,6 +285,7 @@ def stages(target: Path) -> list[dict[str, Any]]:
             ]
         },
         {"score": {"overlap": {"against": {"paths": [str(target)]}, "ngram_words": 4}}},
+        {"score": "vendi"},
         {
             "select": {
                 "name": "best",

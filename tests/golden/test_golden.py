@@ -42,6 +42,12 @@ def found(run_spec, corpus, target, tmp_path_factory, stages):
     """Column → digest, and component → version."""
     more = [
         {"deduplicate": {"by": {"exact": {"keep": "random", "as": "lots"}}}},
+        {"deduplicate": {"by": {"minhash": {"per": "source", "keep": "longest", "as": "near"}}}},
+        {"deduplicate": {"by": {"paragraph": {"min_words": 4}}}},
+        {"deduplicate": {"by": {"paragraph": {"min_words": 4, "ngram_words": 3, "as": "lines"}}}},
+        {"deduplicate": {"by": {"substring": {"min_tokens": 6}}}},
+        {"deduplicate": {"by": {"semantic": {"epsilon": 0.1}}}},
+        {"score": "prototypes"},
         {"select": {"name": "all_of_them", "by": "sample"}},
     ]
     ran = run_spec(
