@@ -54,17 +54,12 @@ def _slice(table: pa.Table, by: str, start: int, stop: int) -> pa.Table:
     return table.slice(first, last - first)
 
 
-def _copied(table: pa.Table) -> pa.Table:
-    """A table of its own memory: a process may not hold as many memory maps as a corpus has shards."""
-    return table.take(pa.array(np.arange(table.num_rows)))
-
-
 def decide_partition(
     exchange: Exchange, files: list[Path], partition: int, partitions: int, target: Path, label: str
 ) -> tuple[int, int, str]:
     """Decides about all rows whose key is in one range of keys: (decisions, bytes, digest)."""
     start, stop = (partition << 64) // partitions, ((partition + 1) << 64) // partitions
-    slices = [_copied(_slice(_mapped(file), "key", start, stop)) for file in files]
+    slices = [_slice(_mapped(file), "key", start, stop) for file in files]
     decided = exchange.decide(sorted_by(pa.concat_tables(slices), "key"))
     expected = {"row": pa.uint64(), **exchange.returns}
     if set(decided.schema.names) != set(expected):

@@ -171,18 +171,24 @@ class _FoldOutput(Output):
 
     def __init__(self, work: Work, run: Path, shard: Shard) -> None:
         super().__init__(work, run, shard)
-        self.summary: Mapping[str, Any] | None = None
+        self.summaries: list[tuple[int, Mapping[str, Any]]] = []  # (batches in it, summary), the larger ones first
 
     def compute(self, batch: Batch) -> Mapping[str, Any]:
         return checked_summary(self.step.summarize(batch), self.step, self.work.label)
 
     def collect(self, batch: Batch, result: Mapping[str, Any]) -> None:
+        """Merges like with like: a summary that grows with what is in it is not merged anew with every batch."""
         del batch
-        self.summary = result if self.summary is None else self.step.merge(self.summary, result)
+        batches = 1
+        while self.summaries and self.summaries[-1][0] == batches:
+            batches, result = 2 * batches, self.step.merge(self.summaries.pop()[1], result)
+        self.summaries.append((batches, result))
 
     def write(self) -> tuple[int, str]:
-        assert self.summary is not None  # a shard has at least one batch
-        return save_summary(self.run / summary_file(self.work.folder, self.shard.number), self.summary)
+        summary = self.summaries.pop()[1]  # a shard has at least one batch
+        while self.summaries:
+            summary = self.step.merge(self.summaries.pop()[1], summary)
+        return save_summary(self.run / summary_file(self.work.folder, self.shard.number), summary)
 
 
 class _ExchangeOutput(Output):
