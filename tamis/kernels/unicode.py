@@ -2,19 +2,17 @@
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from tamis.kernels.arrow import Text, UInt8
+from tamis.kernels.arrow import Int64, Text, UInt8
 from tamis.kernels.bits import HIGH_BITS, load8
 from tamis.kernels.kernel import kernel
 from tamis.kernels.unicode_table import NEVER_NFC, UNASSIGNED, Table, load_table
 
 TABLE = load_table()
 REPLACEMENT = 0xFFFD
-WIDE_RUN = re.compile(r"[\0-\x7f]?[^\0-\x7f]+")  # characters composed with or moved past stay inside
 
 
 @kernel
@@ -44,32 +42,46 @@ def decode(data: UInt8, i: int, end: int) -> tuple[int, int]:
 
 
 @kernel
-def unsure_nfc(text: Text, table: Table) -> npt.NDArray[np.bool_]:
-    """Which documents fail the NFC quick check: bool, (n); the others are certainly in normal form.
+def doubtful_runs(text: Text, table: Table) -> tuple[Int64, Int64, Int64]:
+    """(document, start, end) of the runs that fail the NFC quick check: int64, (r) each; all others are in normal form.
 
+    A run is non-ASCII characters in a row and the ASCII character before them, which nothing that is composed or
+    reordered crosses. Documents that are not UTF-8 have none. start, end : positions in `text.data`.
     Source: Unicode Standard Annex 15, section 9.
     """
     data = text.data
-    out = np.zeros(len(text.offsets) - 1, np.bool_)
-    for d in range(len(out)):
+    size, count = 64, 0
+    found = np.empty((3, size), np.int64)
+    for d in range(len(text.offsets) - 1):
         i, end = text.offsets[d], text.offsets[d + 1]
-        last_class = 0
+        before = count
         while i < end:
             if data[i] < 0x80:
-                last_class = 0
                 i += 1
                 while i + 8 <= end and load8(data, i) & HIGH_BITS == 0:
                     i += 8
                 continue
-            point, size = decode(data, i, end)
-            entry = entry_of(table, point)
-            combining = (entry >> 4) & 0xFF
-            if entry & NEVER_NFC or (combining != 0 and combining < last_class):
-                out[d] = True
-                break
-            last_class = combining
-            i += size
-    return out
+            start = i - 1 if i > text.offsets[d] else i
+            is_doubtful, last_class = False, 0
+            while i < end and data[i] >= 0x80:
+                point, width = decode(data, i, end)
+                if point == REPLACEMENT and width == 1:
+                    count, i = before, end  # not UTF-8: nothing of this document is touched
+                    is_doubtful = False
+                    break
+                entry = entry_of(table, point)
+                combining = (entry >> 4) & 0xFF
+                if entry & NEVER_NFC or (combining != 0 and combining < last_class):
+                    is_doubtful = True
+                last_class = combining
+                i += width
+            if is_doubtful:
+                if count == size:
+                    found = np.concatenate((found, np.empty((3, size), np.int64)), axis=1)
+                    size *= 2
+                found[0, count], found[1, count], found[2, count] = d, start, i
+                count += 1
+    return found[0, :count], found[1, :count], found[2, :count]
 
 
 def nfc(text: Text) -> Text:
@@ -77,17 +89,17 @@ def nfc(text: Text) -> Text:
 
     A document with invalid UTF-8 keeps its bytes. The normal form is that of the table's Unicode version.
     """
-    unsure = np.flatnonzero(unsure_nfc(text, TABLE))
     pieces: list[bytes | memoryview] = []
     growth = np.zeros(len(text), np.int64)
     copied = int(text.offsets[0])
-    for d in unsure:
-        start, end = int(text.offsets[d]), int(text.offsets[d + 1])
+    runs = doubtful_runs(text, TABLE)
+    for document, start, end in zip(*(column.tolist() for column in runs), strict=True):
         old = text.data[start:end].tobytes()
         new = _normalize(old)
-        if new != old:
+        if new is not old:
             pieces += [text.data[copied:start].data, new]
-            growth[d], copied = len(new) - len(old), end
+            growth[document] += len(new) - len(old)
+            copied = end
     if not pieces:
         return text
     pieces.append(text.data[copied : int(text.offsets[-1])].data)
@@ -96,29 +108,20 @@ def nfc(text: Text) -> Text:
     return Text(offsets, np.frombuffer(b"".join(pieces), np.uint8))
 
 
+@lru_cache(maxsize=1 << 16)
 def _normalize(old: bytes) -> bytes:
-    try:
-        characters = old.decode()
-    except UnicodeDecodeError:
-        return old
+    """A run in normal form C; itself if it is. Texts of one language have few that the quick check doubts."""
+    characters = old.decode()
     parts = _newer().split(characters) if _has_unassigned(characters) else [characters]
-    parts[::2] = [_composed(part) for part in parts[::2]]  # nothing moves across a newer character
-    return "".join(parts).encode()
+    parts[::2] = [unicodedata.normalize("NFC", part) for part in parts[::2]]  # nothing moves across a newer character
+    new = "".join(parts).encode()
+    return old if new == old else new
 
 
 def _has_unassigned(characters: str) -> bool:
     points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     points = points[points >= 0x80]
     return bool((TABLE.entries[(TABLE.blocks[points >> 7] << 7) | (points & 127)] & UNASSIGNED).any())
-
-
-def _composed(part: str) -> str:
-    """Most documents that the quick check doubts are in normal form after all."""
-    return part if unicodedata.is_normalized("NFC", part) else WIDE_RUN.sub(_compose, part)
-
-
-def _compose(run: re.Match[str]) -> str:
-    return unicodedata.normalize("NFC", run[0])
 
 
 @cache

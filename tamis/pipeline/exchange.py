@@ -20,7 +20,7 @@ from tamis.routing import beside_rows, sorted_by
 from tamis.steps import Decisions, Exchange
 
 RETURNED = "returned.json"  # in a folder of decisions: the files to read them from
-PARTITION_BYTES = 128 << 20  # that one decide task holds in memory, on average
+PARTITION_BYTES = 64 << 20  # that one decide task holds in memory, on average
 
 
 def partitions_for(size: int) -> int:
