@@ -108,7 +108,7 @@ def test_a_kill_costs_only_the_work_in_hand(
     written(tmp_path, specification)
     process = start(command, environment, tmp_path, "--serial")
     with process.stderr:
-        assert kill_after(process, tmp_path / "run" / "ledger", 80)
+        assert kill_after(process, tmp_path / "run" / "ledger", 100)
     receipts = opened(tmp_path / "run").receipts()
     before = [(receipt["key"], receipt["unit"]) for receipt in receipts]
     process = start(command, environment, tmp_path, "--serial")
