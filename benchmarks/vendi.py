@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -23,10 +23,12 @@ ORDERS = (0.0, 0.5, 1.0, 2.0, float("inf"))
 
 
 def main() -> None:
-    documents = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    few = int(sys.argv[2]) if len(sys.argv) > 2 else 4_000
-    many(documents)
-    against_reference(few)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=1_000_000, help="vectors for ours alone")
+    parser.add_argument("--few", type=int, default=4_000, help="vectors for ours and the reference")
+    arguments = parser.parse_args()
+    many(arguments.documents)
+    against_reference(arguments.few)
 
 
 def many(documents: int) -> None:
