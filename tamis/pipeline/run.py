@@ -20,6 +20,7 @@ from tamis.pipeline.books import arm_books, balance, check_budget
 from tamis.pipeline.columns import check_columns
 from tamis.pipeline.documents import Desk, Prepared, prepare
 from tamis.pipeline.execute import Executor
+from tamis.pipeline.interrupts import Interrupts
 from tamis.pipeline.layout import beside_file
 from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.plan import Pass, Plan, Source, Stage, Trains
@@ -60,11 +61,12 @@ class Driver:
     def drive(self) -> None:
         """Prepares the corpus, then runs pass after pass. Raises RunFailedError naming what failed."""
         probe(self.run, self.workers)
-        with Ledger(self.run, write=True) as self.ledger:
+        with Interrupts() as interrupts, Ledger(self.run, write=True) as self.ledger:
             self._open()
             executor = self.executor()
             self._advance()
             while (work := self.plan.next()) is not None:
+                interrupts.check()
                 self._do(work, executor)
                 self._advance()
                 self._save_catalog()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,6 +11,8 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+
+from tamis.pipeline.interrupts import Interrupts
 
 
 def is_visible(path: str) -> bool:
@@ -140,6 +143,17 @@ def test_an_interrupted_run_stops_cleanly_and_resumes(
     _, complaint = process.communicate(timeout=100)
     assert process.returncode == 0, complaint
     assert visible(opened(tmp_path / "run").files("layers")) == undisturbed.files("layers")
+
+
+def test_an_interrupt_that_python_drops_is_raised_at_the_next_step():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        interrupts.check()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.dask
