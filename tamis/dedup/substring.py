@@ -14,19 +14,10 @@ from pydantic import Field
 from tamis import seeds
 from tamis.dedup.base import SPANS, SpanDeduplicator
 from tamis.kernels.arrow import Int64, UInt64, one_array
+from tamis.kernels.runs import fingerprints, hash_runs, runs_with
 from tamis.kernels.spans import covered_bytes, list_bounds, span_column, spans_of
-from tamis.kernels.substrings import (
-    Marks,
-    Stretches,
-    Written,
-    fingerprints,
-    first_copies,
-    hash_runs,
-    later_copies,
-    runs_with,
-    struck_spans,
-    written,
-)
+from tamis.kernels.substrings import Marks, Stretches, first_copies, later_copies, struck_spans
+from tamis.kernels.written import Written, written
 from tamis.steps import Batch, Columns, Exchange, Fold, Map, Pool, Publish, Steps, Summary
 
 SHARED = {"shared": pa.uint64()}

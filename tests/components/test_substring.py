@@ -16,7 +16,7 @@ from tamis.dedup.paragraph import Paragraph
 from tamis.dedup.substring import Substring, decide_copies, ranks
 from tamis.inline import run_inline
 from tamis.kernels.arrow import text_of
-from tamis.kernels.substrings import written
+from tamis.kernels.written import written
 from tamis.steps import Batch, Pool
 
 REVISIONS = Path(__file__).parents[2].parent / "shared" / "data" / "dups" / "docs_revisions.parquet"

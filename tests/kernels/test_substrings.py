@@ -6,23 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis.kernels.substrings import (
-    BASES,
-    Marks,
-    Stretches,
-    Written,
-    fingerprints,
-    first_copies,
-    hash_bytes,
-    hash_runs,
-    is_unspaced,
-    later_copies,
-    runs_with,
-    struck_spans,
-    written,
-)
+from tamis.kernels.runs import BASES, fingerprints, hash_runs, runs_with
+from tamis.kernels.substrings import Marks, Stretches, first_copies, later_copies, struck_spans
 from tamis.kernels.unicode import TABLE
 from tamis.kernels.unicode_table import KIND, SPACE
+from tamis.kernels.written import Written, hash_bytes, is_unspaced, written
 
 WORD64, PRIME = 2**64 - 1, 2**61 - 1
 SMALL = st.lists(st.lists(st.integers(1, 3), max_size=40), max_size=5)
