@@ -4,7 +4,7 @@ The truth is by brute force: all pairs of documents whose sets of word 5-grams h
 and the clusters that they make. tamis, datasketch and the truth have the same words (peers/shingles.py); datatrove and
 text-dedup cut their own. All give clusters, and a pair counts as found if both are in one.
 
-    python benchmarks/dedup_quality.py --peers /tmp/peers
+    python benchmarks/dedup_quality.py --peers ../peers
 """
 
 from __future__ import annotations

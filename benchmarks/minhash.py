@@ -3,7 +3,7 @@
 Everything runs pinned to one core, but for what the table says runs on two. The text is `replicate.py`'s: real
 documents, three of five with edited copies. Measured recall is set against the exact similarity of sampled pairs.
 
-    python benchmarks/minhash.py --gigabytes 1 --peer-megabytes 50 --peers /tmp/peers
+    python benchmarks/minhash.py --gigabytes 1 --peer-megabytes 50 --peers ../peers
 """
 
 from __future__ import annotations

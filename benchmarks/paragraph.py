@@ -1,6 +1,6 @@
 """Repeated paragraphs: MB/s of both modes, files to files, and whether two runs mark the same; beside dolma's Bloom filter.
 
-    python benchmarks/paragraph.py --shards 12 --dolma-python /tmp/peers/dolma/bin/python
+    python benchmarks/paragraph.py --shards 12 --dolma-python ../peers/dolma/bin/python
 
 Ours reads Parquet and writes layers; dolma reads and writes JSON lines, compressed as its pages have them, made before
 the clock starts. Its clock starts after its imports, ours after a run that compiles. It is given no floor: with

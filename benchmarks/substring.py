@@ -3,7 +3,7 @@
 The suffix array is libdivsufsort's (`pydivsufsort`, in an environment of its own, see README.md), on documents in
 ASCII, where characters are bytes: both must cover the same bytes.
 
-    python benchmarks/substring.py --shards 12 --peers /tmp/peers
+    python benchmarks/substring.py --shards 12 --peers ../peers
 """
 
 from __future__ import annotations

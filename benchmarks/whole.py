@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PEERS = Path("/tmp/peers")  # NAME/bin/python each, see README.md
+PEERS = Path(__file__).resolve().parents[2] / "peers"  # beside the checkout: NAME/bin/python each, see README.md
 SCRIPTS = Path(__file__).with_name("peers")
 WATCH_SECONDS = 0.05
 
