@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from tamis import seeds
-from tamis.dedup.base import SPANS, SpanDeduplicator
+from tamis.dedup.base import SPANS, SpanDeduplicator, ranks
 from tamis.kernels.arrow import Int64, UInt64, one_array
 from tamis.kernels.paragraphs import Paragraphs, Places, longest_of, paragraphs, shares, stand_earlier, sums
 from tamis.kernels.spans import Spans, UInt32, apart, covered_bytes, list_bounds, span_column
@@ -177,14 +176,6 @@ class Paragraph(SpanDeduplicator):
                 if name != "kept_by"
             },
         }
-
-
-def ranks(batch: Batch) -> UInt64:
-    """Who comes first: uint64, (n), a hash of the id alone, so that no source loses more for how its ids begin.
-
-    `substring` has the same order: neither strikes what the other left to an earlier document.
-    """
-    return seeds.hash64(0, "paragraph: first", batch.doc_ids)
 
 
 def _exceeds(part: Int64, whole: Int64, threshold: float) -> Bool:

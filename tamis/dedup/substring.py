@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from tamis import seeds
-from tamis.dedup.base import SPANS, SpanDeduplicator
+from tamis.dedup.base import SPANS, SpanDeduplicator, ranks
 from tamis.kernels.arrow import Int64, UInt64, one_array
 from tamis.kernels.runs import fingerprints, hash_runs, runs_with
 from tamis.kernels.spans import covered_bytes, list_bounds, span_column, spans_of
@@ -116,15 +115,6 @@ class Substring(SpanDeduplicator):
 def order_in(offsets: Int64, values: UInt64) -> Int64:
     """Where each document's values are in rising order: document i has values[offsets[i]:offsets[i + 1]]."""
     return np.lexsort((values, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))))
-
-
-def ranks(batch: Batch) -> UInt64:
-    """Who comes first: uint64, (n), a hash of the id alone.
-
-    It is the order that `paragraph` has: what one of the two leaves to an earlier document, the other does not strike
-    there, so that an export without the spans of both still has each passage somewhere.
-    """
-    return seeds.hash64(0, "paragraph: first", batch.doc_ids)
 
 
 def decide_shared(table: pa.Table) -> pa.Table:

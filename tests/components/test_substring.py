@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tamis import seeds
-from tamis.dedup.base import SPANS
+from tamis.dedup.base import SPANS, ranks
 from tamis.dedup.paragraph import Paragraph
-from tamis.dedup.substring import Substring, decide_copies, ranks
+from tamis.dedup.substring import Substring, decide_copies
 from tamis.inline import run_inline
 from tamis.kernels.arrow import text_of
 from tamis.kernels.written import written

@@ -114,10 +114,6 @@ class Layout:
         shares = (*self.arm_shares, *self.source_shares)
         return {self.first_equal + at: parts[at] for at, share in enumerate(shares) if share == 1.0}
 
-    @property
-    def equal_rows(self) -> range:
-        return range(self.slots - self.first_equal)
-
     def nothing(self) -> dict[str, Int64]:
         triangle = self.width * (self.width + 1) // 2
         shapes = {"documents": (), "uses": (), "first": (self.width,), "second": (triangle,)}
