@@ -25,10 +25,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# kronfluence, for a parity test, asks for torchvision, which it never imports and which is built for one torch alone.
 # The virtual environment is complete when READY is newer than what it was made from.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps kronfluence
 	touch $(READY)
 
 clean-run:

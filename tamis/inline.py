@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tamis.errors import ContractError
+from tamis.families import build, find
 from tamis.kernels.arrow import one_array
 from tamis.routing import beside_rows, emitted_table, sorted_by
 from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Publish, Step, Train
@@ -32,8 +33,17 @@ def run_inline(
 
     documents : with `text`, and `doc_id` if the component reads it; a made `doc_id` is the row's number.
     beside : documents for the sets that the component names by path; those with `texts` bring their own.
-    Raises ContractError for a component that uses the results of other stages: that needs a run.
+    Components that it asks for are run before it. Raises ContractError for a component that uses the results of
+    other stages: that needs a run.
     """
+    for ask in component.asks():
+        asked = run_inline(
+            build(find(ask.verb, ask.component), ask.options),
+            documents, ask.name, seed=seed, beside=beside, batch_rows=batch_rows,
+        )  # fmt: skip
+        for column in asked.schema:
+            if column.name not in documents.schema.names:
+                documents = documents.append_column(column, asked[column.name])
     interpreter = Inline(documents, dict(beside or {}), batch_rows)
     return interpreter.run(component, Pool(name, seed if component.seeded else 0))
 
@@ -182,8 +192,6 @@ def score(
 
     options : the component's own; a list of strings for a set of documents is the documents themselves.
     """
-    from tamis.families import build, find
-
     built = build(find(verb, component), options, texts=True)
     array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
     found = run_inline(built, pa.table({"text": array.drop_null()}), component, seed=seed)

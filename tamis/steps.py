@@ -10,7 +10,7 @@ therefore depend on nothing but its options, the `Pool` and the results it is se
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,13 @@ class Batch:
     def words(self) -> Units:
         """The hashes of the documents' words alone: half the work of `tokens`, where nobody asked for those before."""
         return words_of(self.tokens) if "tokens" in self.__dict__ else hash_words(self.text)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` makes of this batch, at most once for all components of a pass: `key` says what it is."""
+        kept: dict[Hashable, Any] = self.__dict__.setdefault("_kept", {})
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
     @cached_property
     def doc_ids(self) -> Text:
@@ -145,6 +152,7 @@ class Map:
     apply : batch → {column: array of n values}; a null or NaN is a missing value.
     joins : decisions of an exchange; their columns join the batch, null where nothing was decided.
     findings : what the program found out about the whole corpus; written when the map is done.
+    gpu : whether it is work for a GPU, where there is one. Such maps and others never share a pass.
     """
 
     reads: Sequence[str]
@@ -152,6 +160,7 @@ class Map:
     apply: Callable[[Batch], Columns]
     joins: Decisions | None = None
     findings: Publish | None = None
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,7 +236,8 @@ class Train:
     reads : pool columns, as for a map. over : other documents it reads (their content is part of its key).
     train : fills `workshop.folder`, returns a JSON-able dict; the engine adds its "folder". A task that was
     killed finds its folder as it left it and should go on from there.
-    pretend : what `tamis check` takes for its result instead of training.
+    pretend : what `tamis check` takes for its result instead of training; a function that fills the folder with
+    something of the same shape, where later steps need it. `_seconds` in it is what the training would take.
     """
 
     label: str
@@ -235,7 +245,7 @@ class Train:
     train: Callable[[Workshop], dict[str, Any]]
     over: Sequence[Documents] = ()
     gpu: bool = True
-    pretend: Mapping[str, Any] | None = None
+    pretend: Mapping[str, Any] | Callable[[Workshop], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,6 +269,19 @@ class Use:
     name: str
 
 
+@dataclass(frozen=True)
+class Ask:
+    """Another component whose columns a component reads: it is added to the run, once, for all that ask for it.
+
+    name : what it goes by; a stage with the same name, component and options is the same work.
+    """
+
+    verb: str
+    component: str
+    name: str
+    options: Mapping[str, Any]
+
+
 Step = Fold | Exchange | Train | Use
 Steps = Generator[Any, Any, Map | Publish | None]
 
@@ -279,6 +302,19 @@ class Component(ABC):
 
     def notes(self) -> Sequence[str]:
         """What a user should know of these options before anything runs, e.g. what they amount to."""
+        return ()
+
+    def asks(self) -> Sequence[Ask]:
+        """Components whose columns it reads, to be run before it under the same `where:`."""
+        return ()
+
+    @property
+    def uses(self) -> Sequence[str]:
+        """Names of the stages whose training it uses."""
+        return ()
+
+    def contents(self) -> Sequence[str]:
+        """Digests of the files that its options name, documents aside: a part of what its results are known by."""
         return ()
 
     @abstractmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +38,15 @@ class Device:
         """Tokens per forward and backward pass: what bounds activation memory. A larger batch accumulates gradients."""
         return {"cuda": 1 << 16}.get(self.kind, 1 << 13)
 
+    @property
+    def batch_tokens(self) -> int:
+        """Inputs of a batch that is scored. On a CPU more than this gains nothing: the products stay in the cache."""
+        return {"cuda": 1 << 16}.get(self.kind, 1 << 11)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """On a CPU, torch on one thread: sums are then in one order everywhere, and shards run in parallel."""
+        return one_thread() if self.kind == "cpu" else nullcontext()
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a forward pass runs."""
         if self.dtype == "float32":
@@ -47,6 +57,17 @@ class Device:
     def place(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model, on this device."""
         return model.to(self.name)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one CPU thread: runs side by side do not contend, and results do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose(width: int, wanted: str | None = None, dtype: str | None = None) -> Device:

@@ -30,36 +30,36 @@ def mean_loss(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tenso
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") * scale
 
 
-def token_losses(
-    model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor, wanted: torch.Tensor
-) -> torch.Tensor:
-    """Losses in nats, without gradients, of the positions marked in `wanted`: float32, (wanted positions).
+def token_losses(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Losses in nats of all positions, without gradients: float32, (B, T).
 
-    inputs, targets : int64, (B, T). wanted : bool, (B, T).
+    inputs, targets : int64, (B, T). All are computed, wanted or not: shapes, and with them the order of sums, stay
+    the same.
     """
-    wanted, targets = wanted.flatten(), targets[wanted]
     if not _is_plain(model):
-        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)[wanted]
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    hidden, weight = _hidden(model, inputs)[wanted], _weight(model)
-    weight, losses = weight.to(hidden.dtype), []
-    buffer = _buffer(weight)
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+        losses = torch.nn.functional.cross_entropy(logits.float(), targets.flatten(), reduction="none")
+        return losses.view(inputs.shape)
+    hidden, weight = _hidden(model, inputs), _weight(model)
+    weight, targets = weight.to(hidden.dtype), targets.flatten()
+    buffer, losses = _buffer(weight), torch.empty(len(hidden), device=hidden.device)
     for start in range(0, len(hidden), len(buffer)):
         part = slice(start, start + len(buffer))
         _, picked, total = _exponentials(hidden[part], weight, targets[part], buffer)
-        losses.append((total.log() - picked)[:, 0])
-    return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+        losses[part] = (total.log() - picked)[:, 0]
+    return losses.view(inputs.shape)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
-    """scale · Σ cross-entropy(hidden · weightᵀ, targets), with both gradients."""
+    """scale · Σ cross-entropy(hidden · weightᵀ, targets), with the gradients that are asked for."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float
     ) -> torch.Tensor:
         low = weight.to(hidden.dtype)
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         buffer, loss = _buffer(weight), torch.zeros((), device=hidden.device)
         for start in range(0, len(hidden), len(buffer)):
             part = slice(start, start + len(buffer))
@@ -69,14 +69,15 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
             logits.mul_(scale / total).scatter_add_(1, y, torch.full_like(picked, -scale))
             slope = logits.to(x.dtype)
             torch.mm(slope, low, out=d_hidden[part])
-            d_weight += slope.t().mm(x)
+            if d_weight is not None:
+                d_weight += slope.t().mm(x)
         ctx.save_for_backward(d_hidden, d_weight)
         return loss * scale
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * slope.to(d_hidden.dtype), d_weight * slope, None, None
+        return d_hidden * slope.to(d_hidden.dtype), None if d_weight is None else d_weight * slope, None, None
 
 
 def _exponentials(

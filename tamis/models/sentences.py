@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,7 +95,7 @@ class SentenceModel:
         """The model's vector of each window of document tokens: float32, (windows, d), as the model scales it."""
         framed = [frame.around(window) for window in windows]
         out: Float32 = np.zeros((len(framed), self.model.get_embedding_dimension()), np.float32)
-        with _alone(self.device), torch.no_grad(), self.device.autocast():
+        with self.device.alone(), torch.no_grad(), self.device.autocast():
             for chosen in self._together([len(ids) for ids in framed]):
                 features = self._features([framed[i] for i in chosen])
                 if frame.prompt:  # pooling may be told to leave the prompt out
@@ -106,7 +105,7 @@ class SentenceModel:
 
     def token_means(self, windows: Sequence[Ids]) -> Float32:
         """The mean of the transformer's last hidden states over windows of one length: float32, (windows, h)."""
-        with _alone(self.device), torch.no_grad(), self.device.autocast():
+        with self.device.alone(), torch.no_grad(), self.device.autocast():
             hidden = self.model[0](self._features(windows))["token_embeddings"]
             means: Float32 = hidden.float().mean(dim=1).cpu().numpy()
         return means
@@ -172,21 +171,6 @@ def load_sentence_model(folder: Path, digest: str, precision: str, device: str |
             f"got {model.get_embedding_dimension()} from the model; use a model without truncation"
         )
     return SentenceModel(model.eval(), place)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: the order of additions is then the same everywhere, and shards are what runs in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _alone(device: Device) -> AbstractContextManager[None]:
-    return one_thread() if device.kind == "cpu" else nullcontext()
 
 
 def unit(vectors: npt.NDArray[np.floating[Any]]) -> Float32:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 # Where the step law was fitted: parameters without vocabulary matrices, and training tokens.
 _FITTED_PARAMETERS = (2.1e8, 1.07e9)
@@ -117,3 +119,22 @@ def size(name: str) -> Size:
     close = difflib.get_close_matches(name, SIZES, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"size: {name!r} does not exist; there are {', '.join(SIZES)}{hint}")
+
+
+def size_in(folder: Path) -> Size:
+    """The size of the model in a Hugging Face folder: one of ours if it has the shape of one.
+
+    Raises ValueError if its config.json does not say what a Llama's says.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    if missing := [key for key in keys if not isinstance(config.get(key), int)]:
+        raise ValueError(
+            f"{folder}: expected a config.json like a Llama's, found no {missing[0]}; train from another model"
+        )
+    shape = tuple(config[key] for key in keys)
+    for known in SIZES.values():
+        if shape == (known.layers, known.width, known.heads, known.ffn, known.row_tokens):
+            return known
+    layers, width, heads, ffn, row_tokens = shape
+    return Size(folder.name, layers, width, heads, ffn, row_tokens, tied=bool(config.get("tie_word_embeddings")))

@@ -105,8 +105,8 @@ def _principal(vectors: npt.NDArray[np.float64], dimensions: int) -> npt.NDArray
 
     Of each direction's two signs, that in which its largest component is positive.
     """
+    from tamis.models.device import one_thread
     from tamis.models.libraries import torch
-    from tamis.models.sentences import one_thread
 
     with one_thread():
         centred = torch.from_numpy(vectors - vectors.mean(axis=0))

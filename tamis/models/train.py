@@ -76,13 +76,18 @@ def train(
     with _repeatable(device):
         seconds, steps = training.run(folder / CHECKPOINT, checkpoint_every, report or (lambda _done, _line: None))
     build.save(model.to("cpu"), folder)
-    for name in tokenizer.FILES:
-        if (tokenizer_folder / name).is_file():
-            shutil.copyfile(tokenizer_folder / name, folder / name)
+    copy_tokenizer(tokenizer_folder, folder)
     result = training.result(seconds, steps)
     checkpoint.publish_text(folder / RESULT, json.dumps({"key": key, "result": result, "losses": training.losses}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Puts a tokenizer's files beside a model."""
+    for name in tokenizer.FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 @dataclass

@@ -36,6 +36,8 @@ FILES: Mapping[str, Callable[[str, int], str]] = {
 class Executor:
     """Runs passes and training on the workers, and enters every receipt in the ledger."""
 
+    pretends = False  # whether a training that can pretend does
+
     def __init__(self, run: Path, workers: Workers, ledger: Ledger, progress: Progress, pool: CorpusRef) -> None:
         self.run, self._workers, self._ledger, self._progress, self._pool = run, workers, ledger, progress, pool
         self._passes = 0
@@ -48,7 +50,7 @@ class Executor:
         path = PassSpec(work.corpus, tuple(job.work for job in work.jobs)).save(self.run)
         packs = _packed(work, missing, self._workers.slots)
         tasks = (
-            Task(run_shards, (str(self.run), path, indices, numbers), f"pass {work.label}"[:40])
+            Task(run_shards, (str(self.run), path, indices, numbers), f"pass {work.label}"[:40], gpu=work.gpu)
             for indices, numbers in packs
         )
         cost = {shard.number: work.cost(shard) for shard in missing}
@@ -96,7 +98,10 @@ class Executor:
         for failure in failures:
             if failure.task is not None:
                 run, path, indices, numbers = failure.task.arguments
-                tasks = (Task(run_shards, (run, path, indices, (number,)), f"shard {number}") for number in numbers)
+                tasks = (
+                    Task(run_shards, (run, path, indices, (number,)), f"shard {number}", gpu=failure.task.gpu)
+                    for number in numbers
+                )
                 for outcome in self._workers.run(tasks):
                     still += self._receive(outcome)
         return still
@@ -215,7 +220,8 @@ class Executor:
             assert isinstance(step, Train)
             beside = tuple((key, beside_file(key)) for key in map(documents_key, step.over))
             label = f"{job.work.program.name}: {step.label}"
-            tasks.append(Task(run_train, (str(self.run), path, position, beside, inputs), label, gpu=step.gpu))
+            arguments = (str(self.run), path, position, beside, inputs, self.pretends)
+            tasks.append(Task(run_train, arguments, label, gpu=step.gpu))
             jobs[job.work.key] = job
         failures: list[Failure] = []
         with self._progress.training(self.run / "progress", len(tasks)) as meter:

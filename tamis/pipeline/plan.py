@@ -64,13 +64,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Pass:
-    """Jobs that read one corpus together. text: whether they read the documents' text."""
+    """Jobs that read one corpus together. text: whether they read the documents' text. gpu: whether they want one."""
 
     corpus: CorpusRef
     shards: tuple[Shard, ...]
     jobs: tuple[Job, ...]
     text: bool
     over_pool: bool = True
+    gpu: bool = False
 
     @property
     def label(self) -> str:
@@ -136,16 +137,19 @@ class Plan:
     def next(self) -> Pass | Trains | None:
         """What to do now: documents beside the pool, columns without text, training, and the text last of all.
 
-        In this order, the one reading of the text serves as many steps as possible.
+        In this order, the one reading of the text serves as many steps as possible; what wants a GPU reads it apart.
         """
         beside: dict[str, list[Job]] = {}
         text: list[Job] = []
         light: list[Job] = []  # reads the documents' files, but not their text
         narrow: list[Job] = []
         trains: list[Job] = []
+        gpu: list[Job] = []
         for stage, index, step in self._ready():
             job = Job(stage, index, self.work(stage, index, step))
-            if isinstance(step, Fold) and step.over is not None:
+            if isinstance(step, Map) and step.gpu:
+                gpu.append(job)
+            elif isinstance(step, Fold) and step.over is not None:
                 beside.setdefault(documents_key(step.over), []).append(job)
             elif isinstance(step, Train):
                 trains.append(job)
@@ -159,7 +163,9 @@ class Plan:
             return Pass(self._pool.ref, self._pool.shards, _agreeing((*narrow, *light)), text=False)
         if trains:
             return Trains(tuple(trains))
-        return Pass(self._pool.ref, self._pool.shards, _agreeing((*text, *light)), text=True) if text else None
+        if text:
+            return Pass(self._pool.ref, self._pool.shards, _agreeing((*text, *light)), text=True)
+        return Pass(self._pool.ref, self._pool.shards, _agreeing(gpu), text=True, gpu=True) if gpu else None
 
     def _ready(self) -> Iterator[tuple[Stage, int, Ready]]:
         for position, stage in enumerate(self.stages):

@@ -55,10 +55,9 @@ class ProgramSpec:
         beside = [contents[documents_key(documents)] for documents in documents_in(component)]
         given = json.loads(self.options)
         options = _without_paths({name: given[name] for name in given if name not in component.said})
-        pool = self.pool()
-        return digest_of(
-            self.verb, self.component, component.version, options, beside, pool.name, pool.seed, self.where
-        )
+        pool, files = self.pool(), component.contents()
+        named = [self.verb, self.component, component.version, options, beside, pool.name, pool.seed, self.where]
+        return digest_of(*named, *([list(files)] if files else []))
 
     def code(self) -> str:
         return code_digest(type(self.build()))

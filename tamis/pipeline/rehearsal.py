@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ class _Rehearsal(Driver):
 
 
 class _Pretender(Executor):
+    pretends = True
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments[:-1])
         self._told: list[tuple[str, str, float]] = arguments[-1]
@@ -116,14 +118,20 @@ class _Pretender(Executor):
         for job in work.jobs:
             step = job.step
             assert isinstance(step, Train)
-            self._told.append((f"{job.stage.spec.name}: {step.label}", "train", 0.0))
-            if step.pretend is None:
-                real.append(job)
-            else:
-                publish(self.run / job.work.folder / "result.json", json.dumps(step.pretend).encode())
+            if isinstance(step.pretend, Mapping):
+                publish(self.run / job.work.folder / "result.json", json.dumps(dict(step.pretend)).encode())
+                self._say(job, step.pretend)
                 yield job, Ref("train", job.work.folder, digest_of(step.pretend))
+            else:
+                real.append(job)
         if real:
-            yield from super().train(Trains(tuple(real)), shards)
+            for job, ref in super().train(Trains(tuple(real)), shards):
+                self._say(job, json.loads((self.run / ref.path / "result.json").read_text(encoding="utf-8")))
+                yield job, ref
+
+    def _say(self, job: Job, result: Mapping[str, Any]) -> None:
+        assert isinstance(job.step, Train)
+        self._told.append((f"{job.stage.spec.name}: {job.step.label}", "train", float(result.get("_seconds", 0.0))))
 
 
 def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> str:
@@ -141,16 +149,19 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
     lines += ["", "settings", *notes] if notes else []
     lines += ["", "passes"]
     total = 0.0
+    training = 0.0
     for number, (label, kind, cost) in enumerate(driver.told, 1):
-        seconds = cost * size
+        seconds = cost * size if kind != "train" else 0.0
         total += seconds
+        training += cost if kind == "train" else 0.0
         read = {
             "text": f"{human_bytes(size)} of text, about {seconds:,.1f} core-seconds",
             "columns": "columns only",
             "beside": "targets",
-            "train": "training",
+            "train": f"training, about {cost:,.0f} core-seconds" if cost else "training",
         }[kind]
         lines.append(f"  {number:>2}  {label}: {read}")
     times = sum(kind == "text" for _, kind, _ in driver.told)
     said = "once" if times == 1 else f"{times} times"
-    return "\n".join([*lines, "", f"the text is read {said}, about {total:,.0f} core-seconds in all, training aside"])
+    besides = f", and about {training:,.0f} of training" if training else ", training aside"
+    return "\n".join([*lines, "", f"the text is read {said}, about {total:,.0f} core-seconds in all{besides}"])

@@ -12,11 +12,12 @@ from tamis.expressions import Expression
 from tamis.families import build, find, options_of
 from tamis.pipeline.passages import marks_spans
 from tamis.pipeline.program import ProgramSpec
+from tamis.steps import Ask
 
 if TYPE_CHECKING:
     from tamis.pipeline.spec import Reader
 
-VERBS = ("embed", "deduplicate", "score", "select", "compare", "diversity")
+VERBS = ("embed", "deduplicate", "train", "score", "select", "compare", "diversity")
 STAGE_KEYS = ("as", "where", "fit")  # allowed beside any component's own options
 BUDGETS = ("budget_tokens", "budget_documents")
 
@@ -27,6 +28,8 @@ class StageList:
     def __init__(self, reader: Reader, seed: int, folder: str | None, root: Mapping[str, Any]) -> None:
         self._reader, self._seed, self._folder, self._root = reader, seed, folder, root
         self._names: dict[str, int] = {}
+        self._asked: dict[str, tuple[Any, ...]] = {}  # what programs that were asked for are, by their names
+        self._trained: list[str] = []
         self._arms: list[str] = []
         self._spans: list[str] = []
         self._tokens_made = False
@@ -57,21 +60,37 @@ class StageList:
 
     def _embed(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         said, node, line = self._outer("embed", node, line)
-        yield self._component("embed", node, line, said, "vector")
+        yield from self._component("embed", node, line, said, "vector")
 
     def _deduplicate(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         said, node, line = self._outer("deduplicate", node, line)
-        yield self._component("deduplicate", node, line, said)
+        yield from self._component("deduplicate", node, line, said)
 
     def _score(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         said, node, line = self._outer("score", node, line)
         if not isinstance(node, list):
-            yield self._component("score", node, line, said)
+            yield from self._component("score", node, line, said)
             return
         if not node:
             raise self._fail(line, "score: expected at least one scorer, got an empty list")
         for index, item in enumerate(node):
-            yield self._component("score", item, self._reader.line(node, index), said)
+            yield from self._component("score", item, self._reader.line(node, index), said)
+
+    def _train(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        if not isinstance(node, dict) or "name" not in node or "on" not in node:
+            raise self._fail(line, f"train: expected name: and on: (and from: or size:), got {shown(node)}")
+        yield from self._tokens()
+        lines = self._reader.lines(node)
+        said = {key: node[key] for key in ("where",) if key in node}
+        self._check_expression("where", said.get("where"), lines.get("where", line))
+        options = {key: value for key, value in node.items() if key not in ("name", "where", "from")}
+        if "from" in node:
+            options["start"], lines["start"] = node["from"], lines["from"]
+        built = self._make("pipeline", "train", options, line, lines)
+        name = str(node["name"])
+        self._check_uses(built, f"train {name}", line)
+        yield self._program("pipeline", "train", name, built, line, said)
+        self._trained.append(name)
 
     def _select(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         if not isinstance(node, dict) or "name" not in node or "by" not in node:
@@ -163,8 +182,8 @@ class StageList:
 
     def _component(
         self, verb: str, node: Any, line: int, outer: Mapping[str, Any], default: str | None = None
-    ) -> ProgramSpec:
-        """`name`, or `{name: {options, as, where, fit}}`; `outer` holds what the stage says for it."""
+    ) -> Iterator[ProgramSpec]:
+        """`name`, or `{name: {options, as, where, fit}}`, after what it asks for; `outer` is what the stage says."""
         component, options, line = self._named(verb, node, line)
         lines = self._reader.lines(options)
         said = {**outer, **{key: options[key] for key in STAGE_KEYS if key in options}}
@@ -178,7 +197,32 @@ class StageList:
         own = {key: value for key, value in options.items() if key not in STAGE_KEYS}
         built = self._make(verb, component, own, line, lines)
         name = said.get("as", default or component)
-        return self._program(verb, component, name, built, line, said)
+        self._check_uses(built, f"{verb} {name}", line)
+        for ask in built.asks():
+            yield from self._ask(ask, line, {key: said[key] for key in ("where",) if key in said})
+        yield self._program(verb, component, name, built, line, said)
+
+    def _ask(self, ask: Ask, line: int, said: Mapping[str, Any]) -> Iterator[ProgramSpec]:
+        """What a component asks for, unless it is there already. Raises SpecError if something else has its name."""
+        built = self._make(ask.verb, ask.component, ask.options, line)
+        what = (ask.verb, ask.component, built, said.get("where"))
+        if self._asked.get(ask.name) == what:
+            return
+        if ask.name in self._asked:
+            raise self._fail(
+                line,
+                f"{ask.name}: is there with other options or another `where:` (line {self._names[ask.name]}); "
+                f"add a stage `{ask.verb}: {ask.component}` of your own, or give both the same `where:`",
+            )
+        for first in built.asks():
+            yield from self._ask(first, line, said)
+        yield self._program(ask.verb, ask.component, ask.name, built, line, said)
+
+    def _check_uses(self, built: Any, label: str, line: int) -> None:
+        for name in built.uses:
+            if name not in self._trained:
+                known = ", ".join(self._trained) or "none"
+                raise self._fail(line, f"{label}: no train stage before this one is called {name!r}; there are {known}")
 
     def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
         """A component's name, its options and its line."""
@@ -219,6 +263,7 @@ class StageList:
         if not name.replace("_", "a").isalnum():
             raise self._fail(line, f"expected a name of letters, digits and _, got {name!r}")
         self._names[name] = line
+        self._asked[name] = (verb, component, built, said.get("where"))
         if verb == "deduplicate":
             self._spans += [column for column, kind in built.columns(name).items() if marks_spans(column, kind)]
         for package in built.needs:

@@ -10,8 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tamis.corpus import publish, read_batches
 from tamis.errors import TamisError
+from tamis.expressions import Expression
 from tamis.pipeline.beside import Beside
 from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.program import documents_key, replay
@@ -33,14 +37,19 @@ class RunWorkshop:
         """Batches of usable documents, in shard order: the pool's, with columns of `reads`, or others'."""
         corpus = self.pool if over is None else self.beside[documents_key(over)]
         wanted = columns or ("doc_id", "text")
-        inputs = (
-            {name: self.work.inputs.get(name, "") for name in wanted} if over is None else dict.fromkeys(wanted, "")
-        )
+        inputs = dict.fromkeys(wanted, "")
+        if over is None:
+            filters = Expression(self.work.program.where).columns if self.work.program.where else ()
+            inputs = {name: self.work.inputs.get(name, "") for name in (*wanted, *filters)}
+        where = Expression(self.work.program.where) if over is None and self.work.program.where else None
         for _, shard in sorted(corpus.shards(self.run).items()):
             layers = Beside(self.run, inputs, shard)
             position = 0
             for record_batch, usable in read_batches(shard, corpus.fields, layers.document_columns):
-                yield Batch(layers.join(record_batch, position).filter(usable))
+                table = layers.join(record_batch, position).filter(usable)
+                if where is not None:
+                    table = table.filter(pc.fill_null(where.over(table).cast(pa.bool_()), False))
+                yield Batch(table)
                 position += record_batch.num_rows
 
     def report(self, done: float, line: str) -> None:
@@ -48,9 +57,9 @@ class RunWorkshop:
 
 
 def run_train(
-    run: str, pass_path: str, index: int, beside: tuple[tuple[str, str], ...], input_digest: str
+    run: str, pass_path: str, index: int, beside: tuple[tuple[str, str], ...], input_digest: str, pretends: bool = False
 ) -> list[Receipt | Failure]:
-    """One task: a Train step. Its folder is a result once `result.json` is in it."""
+    """One task: a Train step, or what it has for a pretence. Its folder is a result once `result.json` is in it."""
     root = Path(run)
     spec = load_pass(str(root / pass_path))
     work = spec.works[index]
@@ -61,7 +70,8 @@ def run_train(
     corpora = {key: CorpusRef.from_json(json.loads((root / path).read_text(encoding="utf-8"))) for key, path in beside}
     began = time.perf_counter()
     try:
-        result = step.train(RunWorkshop(folder, root, spec.corpus, work, corpora))
+        train = step.pretend if pretends and callable(step.pretend) else step.train
+        result = train(RunWorkshop(folder, root, spec.corpus, work, corpora))
     except TamisError:
         raise
     except Exception as error:  # noqa: BLE001 - the driver names the step

@@ -109,6 +109,7 @@ class Recorded:
 
     def __init__(self, component):
         self.component, self.seeded, self.yielded, self.folders = component, component.seeded, [], []
+        self.asks = component.asks
 
     def steps(self, pool):
         program = self.component.steps(pool)

@@ -7,15 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tamis.models import build, sizes
 from tamis.models.device import choose
-from tamis.models.loss import _windows, bits_per_byte, document_losses
+from tamis.models.loss import bits_per_byte, document_losses
 from tamis.models.packing import pack
 from tamis.models.tokenizer import Tokenizer, train_tokenizer
 from tamis.models.train import train
@@ -70,12 +68,12 @@ def test_losses_match_a_slow_loop(model, documents):
 def test_company_does_not_matter(model, documents):
     ids, offsets = documents
     nats, _ = document_losses(model, ids, offsets, end=END)
-    for batch_tokens in (1, 50, 100_000):
+    for batch_tokens in (1, 50, 100_000):  # other shapes of matrices, other orders of sums
         again, _ = document_losses(model, ids, offsets, end=END, batch_tokens=batch_tokens)
         np.testing.assert_allclose(again, nats, rtol=1e-5)
     for i in range(len(LENGTHS)):
         alone, _ = document_losses(model, ids, offsets[i : i + 2], end=END)
-        np.testing.assert_allclose(alone, nats[i : i + 1], rtol=1e-5)
+        assert alone == nats[i], "to the bit"
 
 
 def test_bfloat16_stays_near(model, documents):
@@ -109,15 +107,6 @@ def test_another_model_family_is_scored_by_its_own_logits(documents):
         model = GPT2LMHeadModel(config).eval()
     nats, _ = document_losses(model, ids, offsets, end=END)
     np.testing.assert_allclose(nats, slow_losses(model, ids, offsets, 16), rtol=1e-5)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 12))
-def test_windows_cover_every_token_once(lengths, context):
-    offsets = np.concatenate([[3], 3 + np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-    covered = [(d, t) for d, first, n, _ in _windows(offsets, context).tolist() for t in range(first, first + n)]
-    assert covered == [(d, t) for d in range(len(lengths)) for t in range(offsets[d], offsets[d + 1])]
-    assert all(1 <= n <= context for _, _, n, _ in _windows(offsets, context).tolist())
 
 
 def test_bits_per_byte_of_known_numbers():

@@ -22,11 +22,11 @@ from pydantic import Field
 from tamis import seeds
 from tamis.errors import ContractError
 from tamis.kernels.spans import covered_bytes, spans_of, united
-from tamis.models.packing import pack
+from tamis.models.rows import Chosen, draw
 from tamis.models.sizes import size
 from tamis.models.tokenizer import Tokenizer
 from tamis.pipeline.passages import cut
-from tamis.pipeline.stages.judge import encode_sets, judge, one_thread
+from tamis.pipeline.stages.judge import encode_sets, judge
 from tamis.pipeline.stages.verdict import told, verdict
 from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
@@ -190,31 +190,25 @@ class Compare(Component):
                 f"compare: expected text to train on in the arm {arm}, got none; look at its `where:` and its budget"
             )
         share = min(1.0, MARGIN * tokens / max(1, int(counts[f"{arm}_tokens"])))
-        encoder = Tokenizer.load(Path(tokenizer))
-        ids, lengths, hashes, repeats = [], [], [], []
-        marked = self._marked(arm)
+        encoder, marked = Tokenizer.load(Path(tokenizer)), self._marked(arm)
         columns = ("doc_id", "text", "n_bytes", self.overlap, f"{arm}_repeats", *marked)
-        for batch in workshop.documents(columns=columns):
-            times, overlap, held = self._usable(seed, arm, batch)
-            order = seeds.hash64(seed, f"order {arm}", batch.doc_ids)
-            chosen = np.flatnonzero((times > 0) & ~overlap & ~held & seeds.within(order, share))
-            chosen, texts = _texts(batch, chosen, marked)
-            found, offsets = encoder.encode(texts.to_pylist())
-            ids.append(found)
-            lengths.append(np.diff(offsets))
-            hashes.append(order[chosen])
-            repeats.append(times[chosen])
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        places = np.lexsort((np.diff(offsets), np.concatenate(hashes)))
-        places = np.repeat(places, np.concatenate(repeats)[places]).astype(np.int64)
-        rows = pack(np.concatenate(ids), offsets, size(self.size).row_tokens, encoder.end, places)
+        drawn = draw(workshop.documents(columns=columns), partial(self._chosen, seed, arm, share), encoder)
+        rows = drawn.rows(size(self.size).row_tokens, encoder.end)
         if not len(rows):
             raise ContractError(
                 f"compare: expected a row of {size(self.size).row_tokens} tokens or more in the arm {arm}, got none; "
                 "give it a larger budget"
             )
         np.save(workshop.folder / "rows.npy", rows)
-        return {"rows": len(rows), "documents": len(places), "tokens": int(rows.shape[0] * (rows.shape[1] - 1))}
+        return {"rows": len(rows), "documents": int(drawn.uses.sum()), "tokens": len(rows) * (rows.shape[1] - 1)}
+
+    def _chosen(self, seed: int, arm: str, share: float, batch: Batch) -> Chosen:
+        """The documents of one batch that an arm is trained on, as an export writes them."""
+        times, overlap, held = self._usable(seed, arm, batch)
+        order = seeds.hash64(seed, f"order {arm}", batch.doc_ids)
+        chosen = np.flatnonzero((times > 0) & ~overlap & ~held & seeds.within(order, share))
+        chosen, texts = _texts(batch, chosen, self._marked(arm))
+        return texts.to_pylist(), order[chosen], times[chosen]
 
     def _sets(self, seed: int, held_share: float, tokenizer: str, workshop: Workshop) -> dict[str, Any]:
         held = self._held_batches(seed, held_share, workshop)
@@ -235,6 +229,7 @@ class Compare(Component):
     def _train(
         self, rows: str, sets: str, tokenizer: str, seed: int, tokens: int, workshop: Workshop
     ) -> dict[str, Any]:
+        from tamis.models.device import one_thread
         from tamis.models.train import train
 
         data = np.load(Path(rows) / "rows.npy", mmap_mode="r", allow_pickle=False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -72,16 +71,3 @@ def judge(model_folder: Path, sets_folder: Path) -> dict[str, dict[str, float]]:
             total, size = float(nats[rows].sum()), int(sizes[rows].sum())
             scores[name] = {"nats": total, "bytes": size, "bits_per_byte": float(bits_per_byte(np.array(total), size))}
     return scores
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one CPU thread: runs side by side do not contend, and results do not depend on the machine's cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

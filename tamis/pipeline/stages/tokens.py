@@ -20,7 +20,6 @@ from tamis.steps import Batch, Columns, Component, Fold, Map, Pool, Steps, Summa
 
 WRITES = {"n_tokens": pa.uint32()}
 FEW = 200  # documents that the tokenizer sees, if there are as many
-PRETENDED = {"vocab_size": 4096, "bytes_per_token": 4.0}
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class Tokens(Component):
         # a pool of few, large documents gives at least a couple of hundred of them
         share = min(1.0, max(self.sample_bytes / max(1, int(total["bytes"])), FEW / max(1, int(total["documents"]))))
         drawn = yield Fold(self.reads, partial(_draw, pool.seed, share), merge=_join)
-        trained = yield Train(
-            "tokenizer", ("doc_id",), partial(self._train, drawn), gpu=False, pretend=None if self.exact else PRETENDED
-        )
+        trained = yield Train("tokenizer", ("doc_id",), partial(self._train, drawn), gpu=False)
         if self.exact:
             return Map(("text",), WRITES, partial(_count, trained["folder"]))
         return Map(("n_bytes",), WRITES, partial(_estimate, trained["bytes_per_token"]))

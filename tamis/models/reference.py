@@ -1,0 +1,52 @@
+"""A language model by name: of a `train` stage of the same run, or a Hugging Face folder on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
+
+from tamis.models.folder import content_digest
+from tamis.steps import Use, absolute
+
+STAGE = re.compile(r"\w+")
+
+
+def _located(name: str, context: ValidationInfo) -> str:
+    """A folder's path made absolute; a word is the name of a stage. Raises ValueError if the folder has no model."""
+    if STAGE.fullmatch(name):
+        return name
+    path = absolute(name, (context.context or {}).get("base", "."))
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"the name of a `train` stage, or a folder with config.json and model.safetensors; none at {path}"
+        )
+    return path
+
+
+ModelRef = Annotated[str, AfterValidator(_located)]  # an option that names a language model
+
+
+def stages_in(*models: str | None) -> tuple[str, ...]:
+    """Those of the models that are stages: what a component says it `uses`."""
+    return tuple(dict.fromkeys(model for model in models if model is not None and STAGE.fullmatch(model)))
+
+
+def digests_of(*models: str | None) -> tuple[str, ...]:
+    """The content digests of those that are folders: what a component says of its `contents`."""
+    return tuple(content_digest(Path(model)) for model in models if model is not None and not STAGE.fullmatch(model))
+
+
+def trained(model: str) -> Generator[Use, Any, dict[str, Any]]:
+    """What is known of a model, its "folder" at least. A part of a program: it is used with `yield from`."""
+    if STAGE.fullmatch(model):
+        return dict((yield Use(model)))
+    return {"folder": model}
+
+
+def called(model: str) -> str:
+    """A name for what is made with a model: the stage's, or the folder's."""
+    return re.sub(r"\W", "_", Path(model).name)
