@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from tamis.errors import ContractError
 from tamis.families import build, find
 from tamis.kernels.arrow import one_array
 from tamis.routing import beside_rows, emitted_table, sorted_by
-from tamis.steps import Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Publish, Step, Train
+from tamis.steps import Ask, Batch, Component, Decisions, Documents, Exchange, Fold, Map, Pool, Publish, Step, Train
 
 
 def run_inline(
@@ -28,24 +29,20 @@ def run_inline(
     seed: int = 0,
     beside: Mapping[Documents, pa.Table] | None = None,
     batch_rows: int = 4096,
+    after: Sequence[Ask] = (),
 ) -> pa.Table:
     """The columns that a component writes about documents in memory: one row per document, in their order.
 
     documents : with `text`, and `doc_id` if the component reads it; a made `doc_id` is the row's number.
     beside : documents for the sets that the component names by path; those with `texts` bring their own.
-    Components that it asks for are run before it. Raises ContractError for a component that uses the results of
-    other stages: that needs a run.
+    after : the stages before it, whose columns it reads or whose training it uses. Components that it asks for are
+    run before it without being told.
+    Raises ContractError for a component that uses the training of a stage that is not among them.
     """
-    for ask in component.asks():
-        asked = run_inline(
-            build(find(ask.verb, ask.component), ask.options),
-            documents, ask.name, seed=seed, beside=beside, batch_rows=batch_rows,
-        )  # fmt: skip
-        for column in asked.schema:
-            if column.name not in documents.schema.names:
-                documents = documents.append_column(column, asked[column.name])
-    interpreter = Inline(documents, dict(beside or {}), batch_rows)
-    return interpreter.run(component, Pool(name, seed if component.seeded else 0))
+    with Inline(documents, dict(beside or {}), batch_rows) as interpreter:
+        for ask in (*after, *component.asks()):
+            interpreter.add(ask, seed)
+        return interpreter.run(component, Pool(name, seed if component.seeded else 0))
 
 
 def _complete(documents: pa.Table) -> pa.Table:
@@ -67,13 +64,35 @@ class Inline:
         self._documents, self._beside, self._batch_rows = _complete(documents), beside, batch_rows
         self.findings: Publish | None = None
         self._decided: dict[str, pa.Table] = {}
+        self._trained: dict[str, dict[str, Any] | None] = {}  # what stages before trained last, by their names
+        self._last: dict[str, Any] | None = None
         self._folders = ExitStack()  # of trained models, until the program has run
 
-    def run(self, component: Component, pool: Pool) -> pa.Table:
-        with self._folders:
-            return self._run(component, pool)
+    def __enter__(self) -> Self:
+        return self
 
-    def _run(self, component: Component, pool: Pool) -> pa.Table:
+    def __exit__(self, *_: object) -> None:
+        self._folders.close()
+
+    def add(self, ask: Ask, seed: int) -> None:
+        """Plays a component that others read, once: its columns join the documents, its training is known by name."""
+        if ask.name in self._trained:
+            return
+        component = build(find(ask.verb, ask.component), ask.options)
+        for first in component.asks():
+            self.add(first, seed)
+        found = self._play(component, Pool(ask.name, seed if component.seeded else 0))
+        for column in found.schema.names:
+            if column not in self._documents.schema.names:
+                self._documents = self._documents.append_column(column, found[column])
+        self._trained[ask.name] = self._last
+
+    def run(self, component: Component, pool: Pool) -> pa.Table:
+        with self:
+            return self._play(component, pool)
+
+    def _play(self, component: Component, pool: Pool) -> pa.Table:
+        self._last = None
         program = component.steps(pool)
         value: Any = None
         while True:
@@ -110,11 +129,18 @@ class Inline:
             return self._exchange(step)
         if isinstance(step, Train):
             return self._train(step)
-        raise ContractError(f"inline: expected a component that needs no other stage, got {step}; use a run for it")
+        if trained := self._trained.get(step.name):
+            return trained
+        raise ContractError(
+            f"inline: uses the training of a stage {step.name!r}, which is not among the stages before it; "
+            "give it in `after`, or use a run"
+        )
 
     def _train(self, step: Train) -> dict[str, Any]:
         folder = Path(self._folders.enter_context(TemporaryDirectory(prefix="tamis-")))
-        return {**step.train(_Bench(folder, self)), "folder": str(folder)}
+        told = json.loads(json.dumps(step.train(_Bench(folder, self))))  # as a run would hand it on
+        self._last = {**told, "folder": str(folder)}
+        return self._last
 
     def _fold(self, step: Fold) -> dict[str, Any]:
         batches = self._joined(step.joins) if step.over is None else self.batched(self._opened(step.over))

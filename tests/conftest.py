@@ -352,6 +352,34 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def language_models(tmp_path_factory: pytest.TempPathFactory, documents: pa.Table) -> dict[str, Path]:
+    """`prior` and `conditional`: folders with language models of one narrow layer; never to be changed.
+
+    Random weights of two seeds, one tokenizer of 512 entries trained on the documents, windows of 32 tokens; the
+    conditional one has two checkpoints, told of in result.json as a stage that trained it would.
+    """
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tamis.models import build, sizes, tokenizer
+
+    folder = tmp_path_factory.mktemp("language_models")
+    shape = sizes.Size("narrow", layers=1, width=16, heads=2, ffn=32, row_tokens=32)
+    folders = {name: folder / name for name in ("prior", "conditional")}
+    checkpoints = [folders["conditional"] / "checkpoints" / step for step in ("1", "2")]
+    texts = documents["text"].drop_null().to_pylist()
+    for seed, place in enumerate((*checkpoints, *folders.values())):
+        vocabulary = tokenizer.train_tokenizer(texts, 512, place)["vocab_size"] if place in folders.values() else 512
+        model = build.build(shape, int(vocabulary), seed)
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(4)  # opinions that differ, where fresh weights have hardly any
+        build.save(model, place)
+    told = [
+        {"folder": f"checkpoints/{path.name}", "step": int(path.name), "learning_rate": 0.01} for path in checkpoints
+    ]
+    (folders["conditional"] / "result.json").write_text(json.dumps({"checkpoints": told}), encoding="utf-8")
+    return folders
+
+
+@pytest.fixture(scope="session")
 def dask_workers() -> Iterator[Any]:
     """A local cluster of two processes, started once."""
     from tamis.pipeline.workers import Dask

@@ -10,14 +10,11 @@ import pytest
 
 from tamis.errors import SpecError
 from tamis.families import FAMILIES, build, code_digest, documents_in, find, names, options_of
-from tamis.inline import run_inline
 from tamis.steps import Train
 
 
-def test_every_line_of_options_belongs_to_a_component(every_case):
-    known = {(verb, name) for verb in FAMILIES for name in names(verb)}
-    from_conftest = {(case.verb, case.name) for case in every_case if case.line is not None}
-    assert from_conftest == known
+def test_every_component_has_a_line_of_options_and_every_line_a_component(lines):
+    assert set(lines) == {(verb, name) for verb in FAMILIES for name in names(verb)}
 
 
 def test_options_survive_json(case):
@@ -159,7 +156,7 @@ def test_a_program_played_twice_asks_for_the_same_steps(case, usable):
     plays = []
     for _ in range(2):
         recorded = Recorded(case.component())
-        run_inline(recorded, usable, "x", seed=5)
+        case.run(usable, component=recorded)
         plays.append(recorded.described())
     assert plays[0] == plays[1]
 
@@ -167,7 +164,7 @@ def test_a_program_played_twice_asks_for_the_same_steps(case, usable):
 def test_a_program_is_made_of_module_level_functions(case, usable):
     """A worker finds the functions again by replaying the program: closures and lambdas would hide what they hold."""
     recorded = Recorded(case.component())
-    run_inline(recorded, usable, "x", seed=5)
+    case.run(usable, component=recorded)
     assert "<locals>" not in recorded.described()
     assert "<lambda>" not in recorded.described()
 

@@ -43,14 +43,14 @@ def canonical(table: pa.Table) -> pa.Table:
 
 
 @pytest.fixture(scope="session")
-def whole(inline, usable):
+def whole(usable):
     """case → its columns over all documents in one batch, made once."""
     made = {}
 
     def of(case):
         key = (case.verb, case.name)
         if key not in made:
-            made[key] = inline(case.component(), usable)
+            made[key] = case.run(usable)
         return made[key]
 
     return of
@@ -72,66 +72,70 @@ def test_every_usable_document_gets_one_value(case, whole, usable):
 
 
 @pytest.mark.parametrize("batch_rows", BATCHES)
-def test_splitting_a_batch_changes_nothing(case, whole, inline, usable, batch_rows):
-    assert same(inline(case.component(), usable, batch_rows), whole(case))
+def test_splitting_a_batch_changes_nothing(case, whole, usable, batch_rows):
+    assert same(case.run(usable, batch_rows), whole(case))
 
 
-def test_batches_of_one_document_give_what_larger_ones_give(case, inline, usable):
+def test_batches_of_one_document_give_what_larger_ones_give(case, usable):
     some = usable.slice(0, 25).combine_chunks()
-    assert same(inline(case.component(), some, 1), inline(case.component(), some, 25))
+    assert same(case.run(some, 1), case.run(some, 25))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_order_of_documents_moves_no_value(case, whole, inline, usable, seed):
+def test_the_order_of_documents_moves_no_value(case, whole, usable, seed):
     order = np.random.default_rng(seed).permutation(usable.num_rows)
-    found = inline(case.component(), usable.take(pa.array(order)).combine_chunks(), 128)
+    found = case.run(usable.take(pa.array(order)).combine_chunks(), 128)
     assert same(found.take(pa.array(np.argsort(order))), whole(case))
 
 
-def test_an_empty_batch_gives_an_empty_result_of_the_same_type(case, whole, inline, usable):
-    found = inline(case.component(), usable.slice(0, 0))
+def test_an_empty_batch_gives_an_empty_result_of_the_same_type(case, whole, usable):
+    found = case.run(usable.slice(0, 0))
     assert found.num_rows == 0
     assert found.schema == whole(case).schema
 
 
-def test_a_corpus_of_one_document_works(case, whole, inline, usable):
+def test_a_corpus_of_one_document_works(case, whole, usable):
     for row in (0, usable.num_rows - 1):
-        found = inline(case.component(), usable.slice(row, 1).combine_chunks())
+        found = case.run(usable.slice(row, 1).combine_chunks())
         assert found.num_rows == 1
         assert found.schema == whole(case).schema
 
 
-def test_a_slice_of_a_larger_table_gives_the_same_as_its_copy(case, inline, usable):
+def test_a_slice_of_a_larger_table_gives_the_same_as_its_copy(case, usable):
     part = usable.slice(33, 100)
     copied = pa.Table.from_pylist(part.to_pylist(), schema=part.schema)
-    assert same(inline(case.component(), part, 30), inline(case.component(), copied, 30))
+    assert same(case.run(part, 30), case.run(copied, 30))
 
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.string()], ids=str)
-def test_the_width_of_string_offsets_does_not_matter(case, whole, inline, usable, kind):
+def test_the_width_of_string_offsets_does_not_matter(case, whole, usable, kind):
     column = usable.schema.names.index("text")
-    assert same(inline(case.component(), usable.set_column(column, "text", usable["text"].cast(kind)), 50), whole(case))
+    assert same(case.run(usable.set_column(column, "text", usable["text"].cast(kind)), 50), whole(case))
 
 
-def test_documents_are_not_written_to(case, inline, usable):
+def test_documents_are_not_written_to(case, usable):
     before = ipc(usable)
-    inline(case.component(), usable, 100)
+    case.run(usable, 100)
     assert ipc(usable) == before
 
 
-def test_a_second_time_gives_the_same_bytes(case, whole, inline, usable):
-    assert ipc(canonical(inline(case.component(), usable))) == ipc(canonical(whole(case)))
+def test_a_second_time_gives_the_same_bytes(case, whole, usable):
+    assert ipc(canonical(case.run(usable))) == ipc(canonical(whole(case)))
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, run_spec, corpus, target, every_case):
     """One run of all components together, on their smallest options."""
-    stages = [case.stage(target) for case in every_case]
-    specification = {"corpus": {"paths": str(corpus), "max_bad_fraction": 0.05}, "seed": 5, "stages": stages}
+    stages = dict(stage for case in every_case for stage in case.stages(target))
+    specification = {
+        "corpus": {"paths": str(corpus), "max_bad_fraction": 0.05},
+        "seed": 5,
+        "stages": list(stages.values()),
+    }
     return run_spec(specification, tmp_path_factory.mktemp("all"))
 
 
-def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, documents):
+def test_a_run_gives_what_the_component_gives_in_memory(case, ran, documents):
     component = case.component()
     name = case.called
     columns = list(component.columns(name))
@@ -142,7 +146,7 @@ def test_a_run_gives_what_the_component_gives_in_memory(case, ran, inline, docum
         facts = facts.append_column(column, layers[column])
     facts = facts.append_column("quarantined", pc.is_null(facts["text"]))
     has_text = facts["text"].is_valid()
-    expected = inline(component, facts.filter(has_text).combine_chunks(), name=name)
+    expected = case.run(facts.filter(has_text).combine_chunks(), name=name)
     assert same(layers.filter(has_text).select(columns).cast(expected.schema), expected)  # Parquet renames list items
 
 
