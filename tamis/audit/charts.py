@@ -193,17 +193,22 @@ def curves(lines: Sequence[Curve], across: str, up: str) -> str:
     end = CURVE_LEFT + CURVE_WIDTH
     parts.append(f'<text x="{end}" y="{CURVE_HEIGHT + 32}" text-anchor="end">{escape(across)}</text>')
     parts.append(f'<text x="{end}" y="14" text-anchor="end">{escape(up)}</text>')
-    return _svg(end + 12, CURVE_HEIGHT + CURVE_BELOW, f"{up} by {across}", parts, "curves")
+    return _svg(end + 18, CURVE_HEIGHT + CURVE_BELOW, f"{up} by {across}", parts, "curves")
 
 
 def _logarithmic(values: Sequence[float], start: float, stop: float) -> tuple[Callable[[float], float], list[float]]:
-    """(where a value lies between `start` and `stop`, powers of ten in the values' range, or 1, 2 and 5 times them)."""
+    """(where a value lies between `start` and `stop`, and ticks in the values' range).
+
+    Ticks are powers of ten, or 1, 2 and 5 times them, or within a narrow range any round numbers.
+    """
     low, high = math.log10(min(values)), math.log10(max(values))
     span = high - low or 1.0
     powers = range(math.floor(low), math.floor(high) + 1)
     ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     ticks = [tick for tick in ticks if low - 1e-9 <= math.log10(tick) <= high + 1e-9]
     whole = [tick for tick in ticks if math.isclose(math.log10(tick), round(math.log10(tick)), abs_tol=1e-9)]
+    if len(ticks) < 3:
+        ticks = round_numbers(min(values), max(values))
     return lambda value: start + (math.log10(value) - low) / span * (stop - start), whole if len(whole) > 2 else ticks
 
 

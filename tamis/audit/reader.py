@@ -49,7 +49,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Stage:
-    """A program of the run. keys: of all its works over the pool, in the order in which they were done."""
+    """A program of the run. keys: of all its works over the pool, in the order in which they were done.
+
+    model : the folder of what it trained last, relative to the run, if it trained anything.
+    """
 
     verb: str
     component: str
@@ -59,10 +62,11 @@ class Stage:
     keys: tuple[str, ...]
     finished: bool
     seed: int
+    model: str | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.verb} {self.name}"
+        return self.program().label
 
     def program(self) -> ProgramSpec:
         """What rebuilds its component."""
@@ -131,7 +135,7 @@ class Run:
         return tuple(
             Stage(
                 values["verb"], values["component"], values["name"], values["options"], values["where"],
-                tuple(values["keys"]), values["finished"], seed,
+                tuple(values["keys"]), values["finished"], seed, values.get("model"),
             )
             for values in self.catalog["stages"]
         )  # fmt: skip

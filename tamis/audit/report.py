@@ -19,6 +19,7 @@ from tamis.audit.distributions import Distribution, distributions
 from tamis.audit.diversity import load_diversity
 from tamis.audit.duplicate_figures import ClusterFigures, cluster_figures
 from tamis.audit.figures import KEPT, Funnel, Mass, flags, funnel, largest_sources, used_numbers
+from tamis.audit.models import load_models
 from tamis.audit.reader import Run
 from tamis.audit.span_figures import span_figures
 from tamis.audit.sql import one_line
@@ -98,6 +99,7 @@ def _contents(run: Run) -> dict[str, Any]:
         "training_columns": _training_columns(comparison),
         "interval_charts": _interval_charts(comparison),
         "diversity": load_diversity(run),
+        "models": load_models(run),
         "safe": safe,
         "books": books(run),
         "quarantine": quarantine(run),

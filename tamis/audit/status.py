@@ -15,6 +15,7 @@ from tamis.corpus import Shard
 from tamis.errors import LedgerError
 from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.ledger import Ledger
+from tamis.pipeline.program import label_of
 from tamis.pipeline.work import Receipt, load_pass
 
 HEADS = ("stage", "state", "shards", "documents", "left out", "bad", "speed", "work")
@@ -87,19 +88,23 @@ def progress_of(run: Path, catalog: Mapping[str, Any]) -> list[Progress]:
     receipts: dict[str, list[Receipt]] = {}
     for receipt in Ledger(run).receipts():
         receipts.setdefault(receipt.key, []).append(receipt)
-    names = [(values["verb"], values["name"]) for values in catalog.get("stages", ())]
-    names = names or list(dict.fromkeys((work.program["verb"], work.program["name"]) for work in works))
-    finished = {(values["verb"], values["name"]) for values in catalog.get("stages", ()) if values["finished"]}
+    names = [_named(values) for values in catalog.get("stages", ())]
+    names = names or list(dict.fromkeys(_named(work.program) for work in works))
+    finished = {_named(values) for values in catalog.get("stages", ()) if values["finished"]}
     found = []
     for name in names:
-        own = [work for work in works if (work.program["verb"], work.program["name"]) == name]
-        stage = Progress(" ".join(name))
+        own = [work for work in works if _named(work.program) == name]
+        stage = Progress(label_of(*name))
         for work in own:
             _add(stage, work, receipts.get(work.key, ()))
         if name in finished:
             stage.state = "done"
         found.append(stage)
     return found
+
+
+def _named(program: Mapping[str, Any]) -> tuple[str, str, str]:
+    return program["verb"], program["component"], program["name"]
 
 
 def _works(run: Path, catalog: Mapping[str, Any]) -> Iterator[Work]:

@@ -22,6 +22,13 @@ def digest_of(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def label_of(verb: str, component: str, name: str) -> str:
+    """What a program is called in messages: `score length`, and for the engine's own `tokens` or `train prior`."""
+    if verb == "pipeline":
+        return name if name == component else f"{component} {name}"
+    return f"{verb} {name}"
+
+
 @dataclass(frozen=True)
 class ProgramSpec:
     """A component by name, with its options as canonical JSON: small, hashable, and enough to rebuild it anywhere."""
@@ -38,7 +45,7 @@ class ProgramSpec:
 
     @property
     def label(self) -> str:
-        return f"{self.verb} {self.name}"
+        return label_of(self.verb, self.component, self.name)
 
     def build(self) -> Component:
         return _build(find(self.verb, self.component, self.folder), self.options)

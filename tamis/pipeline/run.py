@@ -222,6 +222,7 @@ class Driver:
                 "where": stage.spec.where,
                 "line": stage.spec.line,
                 "keys": stage.keys,
+                "model": stage.model.path if stage.model else None,
                 "finished": stage.finished,
             }
             for stage in self.plan.stages

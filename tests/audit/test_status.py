@@ -15,7 +15,7 @@ def _line(text: str, stage: str) -> str:
 def test_a_finished_run_shows_every_stage_done(audited_folder):
     text = status(audited_folder)
     assert "finished; best keeps 20 of 97; drawn keeps 30 of 97" in text
-    for stage in ("pipeline census", "deduplicate exact", "score length", "select best", "select drawn"):
+    for stage in ("census", "deduplicate exact", "score length", "select best", "select drawn"):
         assert "done" in _line(text, stage)
     assert "3/3" in _line(text, "score length")
     assert "MB/s" in _line(text, "score length")
