@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _points(losses: Sequence[float], tokens: int) -> list[tuple[float, float]]:
     parts = min(POINTS, len(losses))
     edges = [len(losses) * part // parts for part in range(parts + 1)] if parts else []
     found = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         part = losses[begin:end]
         found.append((tokens * end / len(losses), sum(part) / len(part)))
     return found
