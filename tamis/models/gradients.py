@@ -1,8 +1,8 @@
 """What a backward pass knows of each linear layer: its inputs and the slopes of its outputs, as soon as it knows.
 
 For a layer s = W a the gradient of a document's summed loss is Σ_t δ_t a_tᵀ over its tokens: whoever has a and δ has
-the gradient, in whatever form is wanted, and no gradient per document need ever exist. The layers are the linear ones of
-the transformer blocks; vocabulary matrices, norms and biases are left out, as in the literature on influence.
+the gradient, in whatever form is wanted, and no gradient per document need ever exist. The layers are the linear ones
+of the transformer blocks; vocabulary matrices, norms and biases are left out, as in the literature on influence.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
 def backward(language_model: LanguageModel, batch: Filled, take: Take, targets: torch.Tensor | None = None) -> None:
     """One forward and one backward pass of the summed loss of a batch's real positions, in nats.
 
-    take : is called once per layer, last layers first, with tensors of the precision that the device computes in. δ
-    is exactly 0 where a position is not real; a is not.
+    take : is called once per layer, last layers first, with both tensors in the precision that the device computes in.
+    δ is exactly 0 where a position is not real; a is not.
     targets : int64, (B, T), by default the batch's own. No gradient of a weight is worked out.
     Raises ValueError if the model's weights are not frozen.
     """
@@ -74,7 +74,7 @@ def _tap(
 
 
 def _hand_over(name: str, held: dict[str, torch.Tensor], take: Take, slope: torch.Tensor) -> None:
-    take(name, held.pop(name), slope)
+    take(name, held.pop(name).to(slope.dtype), slope)
 
 
 def _silence(real: torch.Tensor, _model: Any, _given: Any, made: Mapping[str, torch.Tensor]) -> None:

@@ -50,6 +50,32 @@ def token_losses(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Te
     return losses.view(inputs.shape)
 
 
+def drawn_tokens(model: PreTrainedModel, inputs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """What the model might say at each position: int64, (B, T), drawn from its distribution by inversion.
+
+    inputs : int64, (B, T). uniform : float32, (B, T), in (0, 1): it decides which token, in the vocabulary's order.
+    """
+    if not _is_plain(model):
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
+        return _by_inversion(logits.softmax(1), uniform.flatten()).view(inputs.shape)
+    hidden, weight = _hidden(model, inputs), _weight(model)
+    weight, uniform = weight.to(hidden.dtype), uniform.flatten()
+    buffer, drawn = _buffer(weight), torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
+    nowhere = torch.zeros(len(buffer), dtype=torch.int64, device=hidden.device)
+    for start in range(0, len(hidden), len(buffer)):
+        part = slice(start, start + len(buffer))
+        x = hidden[part]
+        weights, _, _ = _exponentials(x, weight, nowhere[: len(x)], buffer)
+        drawn[part] = _by_inversion(weights, uniform[part])
+    return drawn.view(inputs.shape)
+
+
+def _by_inversion(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The first token at which the running sum of weights, (n, V), reaches that share of the whole: int64, (n)."""
+    running = weights.cumsum(1)
+    return torch.searchsorted(running, uniform[:, None] * running[:, -1:])[:, 0]
+
+
 class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     """scale · Σ cross-entropy(hidden · weightᵀ, targets), with the gradients that are asked for."""
 
