@@ -7,8 +7,7 @@ The budget is never exceeded: the first document that does not fit ends the arm.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -31,11 +30,12 @@ EVERYTHING = np.iinfo(np.uint64).max
 
 Float64 = npt.NDArray[np.float64]
 UInt64 = npt.NDArray[np.uint64]
+Priority = Callable[[Batch], Float64]  # the rank of each document: higher is taken first; NaN is never taken
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selector(Component):
-    """Parent of the selectors.
+    """Parent of the selectors. One whose ranking needs nothing global defines `priority`; any other, `steps` itself.
 
     where : expression; documents for which it is not true are left out, by its first conjunct that is not.
     budget_tokens, budget_documents : how much the arm may hold at most; neither: all that `where` lets through.
@@ -51,9 +51,12 @@ class Selector(Component):
         if self.budget_tokens and self.budget_documents:
             raise ValueError("budget_documents: expected one budget, got budget_tokens as well; keep one of them")
 
-    @abstractmethod
     def priority(self, batch: Batch, pool: Pool) -> Float64:
         """The rank of each document, float64, (n): higher is taken first; NaN is never taken."""
+        raise NotImplementedError(
+            f"{pool.name}: {type(self).__name__}: define priority(batch, pool), or steps(pool), "
+            f"got a batch of {len(batch)}"
+        )
 
     @property
     def used(self) -> Sequence[str]:
@@ -75,17 +78,21 @@ class Selector(Component):
         return {f"{name}_repeats": pa.uint8(), f"{name}_reason": pa.string()}
 
     def steps(self, pool: Pool) -> Steps:
+        return (yield from self.chosen(pool, partial(self.priority, pool=pool)))
+
+    def chosen(self, pool: Pool, priority: Priority) -> Steps:
+        """The exact cut; a program that knows its ranking only after steps of its own ends with `yield from` it."""
         budget = self.budget_tokens or self.budget_documents
         cut, tie_cut = EVERYTHING, EVERYTHING
         if budget is not None:
-            total = yield Fold(self.reads, partial(self._total, pool))
+            total = yield Fold(self.reads, partial(self._total, priority))
             if int(total["mass"]) > budget:
-                cut, left = yield from self._find(budget, partial(self._keys, pool))
-                ties = yield Fold(self.reads, partial(self._ties, pool, cut))
+                cut, left = yield from self._find(budget, partial(self._keys, priority))
+                ties = yield Fold(self.reads, partial(self._ties, pool, priority, cut))
                 tie_cut = 0
                 if left and int(ties["documents"]) > 1:  # a single document that does not fit is left out
-                    tie_cut, _ = yield from self._find(left, partial(self._tie_keys, pool, cut))
-        return Map(self.reads, self.columns(pool.name), partial(self._decide, pool, cut, tie_cut))
+                    tie_cut, _ = yield from self._find(left, partial(self._tie_keys, pool, priority, cut))
+        return Map(self.reads, self.columns(pool.name), partial(self._decide, pool, priority, cut, tie_cut))
 
     def _find(self, budget: int, keys: Any) -> Any:
         """The first key at which the mass of all keys up to it exceeds the budget, and what is left before it."""
@@ -98,24 +105,24 @@ class Selector(Component):
             prefix = prefix << DIGIT_BITS | digit
         return prefix, left
 
-    def _total(self, pool: Pool, batch: Batch) -> Summary:
-        _, mass = self._keys(pool, batch)
+    def _total(self, priority: Priority, batch: Batch) -> Summary:
+        _, mass = self._keys(priority, batch)
         return {"mass": np.array(mass.sum(), np.int64)}
 
-    def _ties(self, pool: Pool, cut: int, batch: Batch) -> Summary:
-        _, mass = self._tie_keys(pool, cut, batch)
+    def _ties(self, pool: Pool, priority: Priority, cut: int, batch: Batch) -> Summary:
+        _, mass = self._tie_keys(pool, priority, cut, batch)
         return {"documents": np.array(np.count_nonzero(mass), np.int64)}
 
-    def _keys(self, pool: Pool, batch: Batch) -> tuple[UInt64, npt.NDArray[np.int64]]:
+    def _keys(self, priority: Priority, batch: Batch) -> tuple[UInt64, npt.NDArray[np.int64]]:
         """Sort keys, ascending = taken first, and the mass of each candidate; what cannot be taken weighs nothing."""
-        priority = self.priority(batch, pool)
+        ranks = priority(batch)
         possible = self._first_reason(batch) < 0
-        possible &= ~np.isnan(priority)
+        possible &= ~np.isnan(ranks)
         mass = np.where(possible, self._mass(batch), 0)
-        return ~ordered(np.where(np.isnan(priority), -np.inf, priority)), mass
+        return ~ordered(np.where(np.isnan(ranks), -np.inf, ranks)), mass
 
-    def _tie_keys(self, pool: Pool, cut: int, batch: Batch) -> tuple[UInt64, npt.NDArray[np.int64]]:
-        keys, mass = self._keys(pool, batch)
+    def _tie_keys(self, pool: Pool, priority: Priority, cut: int, batch: Batch) -> tuple[UInt64, npt.NDArray[np.int64]]:
+        keys, mass = self._keys(priority, batch)
         return seeds.hash64(pool.seed, "cut", batch.doc_ids), np.where(keys == np.uint64(cut), mass, 0)
 
     def _mass(self, batch: Batch) -> npt.NDArray[np.int64]:
@@ -136,13 +143,12 @@ class Selector(Component):
         reason[unusable] = len(self.conjuncts)
         return reason
 
-    def _decide(self, pool: Pool, cut: int, tie_cut: int, batch: Batch) -> Mapping[str, pa.Array]:
+    def _decide(self, pool: Pool, priority: Priority, cut: int, tie_cut: int, batch: Batch) -> Mapping[str, pa.Array]:
         reason = self._first_reason(batch)
         first = len(self.conjuncts)
-        priority = self.priority(batch, pool)
-        reason[(reason < 0) & np.isnan(priority)] = first + 1
+        reason[(reason < 0) & np.isnan(priority(batch))] = first + 1
         if cut != EVERYTHING:
-            keys, _ = self._keys(pool, batch)
+            keys, _ = self._keys(priority, batch)
             ties = seeds.hash64(pool.seed, "cut", batch.doc_ids)
             kept = (keys < np.uint64(cut)) | ((keys == np.uint64(cut)) & (ties < np.uint64(tie_cut)))
             reason[(reason < 0) & ~kept] = first + 2
