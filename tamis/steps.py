@@ -293,6 +293,7 @@ class Component(ABC):
     seeded: ClassVar[bool] = False  # whether `pool.seed` is the run's
     extra: ClassVar[str | None] = None  # the extra that brings its optional dependencies
     needs: ClassVar[tuple[str, ...]] = ()  # those packages, by import name: looked for before anything runs
+    trains: ClassVar[bool] = False  # whether other stages may use what its last Train step left
     said: ClassVar[tuple[str, ...]] = ()  # options that change what is said about results, and no result
 
     @property

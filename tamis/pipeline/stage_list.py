@@ -29,7 +29,7 @@ class StageList:
         self._reader, self._seed, self._folder, self._root = reader, seed, folder, root
         self._names: dict[str, int] = {}
         self._asked: dict[str, tuple[Any, ...]] = {}  # what programs that were asked for are, by their names
-        self._trained: list[str] = []
+        self._trained: list[str] = []  # names of stages whose training others may use
         self._arms: list[str] = []
         self._spans: list[str] = []
         self._tokens_made = False
@@ -90,7 +90,6 @@ class StageList:
         name = str(node["name"])
         self._check_uses(built, f"train {name}", line)
         yield self._program("pipeline", "train", name, built, line, said)
-        self._trained.append(name)
 
     def _select(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         if not isinstance(node, dict) or "name" not in node or "by" not in node:
@@ -222,7 +221,10 @@ class StageList:
         for name in built.uses:
             if name not in self._trained:
                 known = ", ".join(self._trained) or "none"
-                raise self._fail(line, f"{label}: no train stage before this one is called {name!r}; there are {known}")
+                raise self._fail(
+                    line,
+                    f"{label}: expected the name of a stage before this one that trains, got {name!r}; there are {known}",
+                )
 
     def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
         """A component's name, its options and its line."""
@@ -264,6 +266,8 @@ class StageList:
             raise self._fail(line, f"expected a name of letters, digits and _, got {name!r}")
         self._names[name] = line
         self._asked[name] = (verb, component, built, said.get("where"))
+        if built.trains:
+            self._trained.append(name)
         if verb == "deduplicate":
             self._spans += [column for column, kind in built.columns(name).items() if marks_spans(column, kind)]
         for package in built.needs:

@@ -67,6 +67,7 @@ class TrainModel(Component):
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
     seeded: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
     extra: ClassVar[str | None] = "train"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
