@@ -7,6 +7,7 @@ In one piece it allocates three arrays of positions × vocabulary per step; in c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tamis.models.libraries import torch
@@ -23,11 +24,33 @@ def mean_loss(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tenso
 
     inputs : int64, (B, T). targets : int64, at most (B·T), in the order of the flattened inputs.
     """
+    return scaled_losses(model, inputs, targets, scale)[0]
+
+
+def scaled_losses(
+    model: PreTrainedModel,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float | torch.Tensor | Callable[[torch.Tensor], torch.Tensor],
+    body: Callable[..., Any] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(Σ scale · loss in nats, to be differentiated; the losses, without gradients: float32, (n)).
+
+    inputs, targets : as of `mean_loss`, n targets. scale : one for all; float32, (n); or what makes that of the
+    losses, which are then computed before it is known. body : the transformer, if not the model's own, e.g. compiled.
+    """
     if _is_plain(model):
-        hidden = _hidden(model, inputs)[: len(targets)]
-        return _LinearCrossEntropy.apply(hidden, _weight(model), targets, scale)
-    logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)[: len(targets)]
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") * scale
+        hidden, weight = _hidden(model, inputs, body)[: len(targets)], _weight(model)
+        if callable(scale):
+            scale = scale(_losses(hidden.detach(), weight.detach(), targets))
+        summed, each = _LinearCrossEntropy.apply(hidden, weight, targets, scale)
+        return summed, each
+    logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)[: len(targets)].float()
+    if isinstance(scale, float):
+        each = torch.nn.functional.cross_entropy(logits.detach(), targets, reduction="none")
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") * scale, each
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return (each * (scale(each.detach()) if callable(scale) else scale)).sum(), each.detach()
 
 
 def token_losses(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -40,14 +63,57 @@ def token_losses(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Te
         logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
         losses = torch.nn.functional.cross_entropy(logits.float(), targets.flatten(), reduction="none")
         return losses.view(inputs.shape)
-    hidden, weight = _hidden(model, inputs), _weight(model)
-    weight, targets = weight.to(hidden.dtype), targets.flatten()
+    return _losses(_hidden(model, inputs), _weight(model), targets.flatten()).view(inputs.shape)
+
+
+def _losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Losses in nats of what the last layer makes of hidden states, (n, d), without gradients: float32, (n)."""
+    weight = weight.to(hidden.dtype)
     buffer, losses = _buffer(weight), torch.empty(len(hidden), device=hidden.device)
     for start in range(0, len(hidden), len(buffer)):
         part = slice(start, start + len(buffer))
         _, picked, total = _exponentials(hidden[part], weight, targets[part], buffer)
         losses[part] = (total.log() - picked)[:, 0]
-    return losses.view(inputs.shape)
+    return losses
+
+
+def token_errors(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How far the predicted distribution is from the token that came, ‖p − onehot(y)‖₂: float32, (B, T), from 0 to √2.
+
+    inputs, targets : int64, (B, T). It is √((Σ_{j≠y} p_j)² + Σ_{j≠y} p_j²), which loses no digit where p_y is near 1.
+    Source: EL2N of Paul, Ganguli, Dziugaite 2021, Deep learning on a data diet.
+    """
+    if not _is_plain(model):
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
+        weights = (logits - logits.amax(1, keepdim=True)).exp()
+        return _distance(weights, targets.flatten(), weights.sum(1)).view(inputs.shape)
+    hidden, weight = _hidden(model, inputs), _weight(model)
+    weight, targets = weight.to(hidden.dtype), targets.flatten()
+    buffer, errors = _buffer(weight), torch.empty(len(hidden), device=hidden.device)
+    for start in range(0, len(hidden), len(buffer)):
+        part = slice(start, start + len(buffer))
+        weights, _, total = _exponentials(hidden[part], weight, targets[part], buffer)
+        errors[part] = _distance(weights, targets[part], total[:, 0])
+    return errors.view(inputs.shape)
+
+
+def _distance(weights: torch.Tensor, targets: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Of weights / total, (n, V), from one-hot rows, (n): `weights` is written to."""
+    weights.scatter_(1, targets[:, None], 0.0)
+    others = weights.sum(1)
+    return (others.square() + weights.square_().sum(1)).sqrt() / total
+
+
+def target_logits(model: PreTrainedModel, embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The logit of the token that came at each position, to be differentiated: (B, T).
+
+    embeddings : (B, T, d), what the model's input embedding makes of the inputs. targets : int64, (B, T).
+    """
+    if not _is_plain(model):
+        logits = model(inputs_embeds=embeddings, use_cache=False).logits
+        return logits.gather(2, targets[..., None])[..., 0]
+    hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    return (hidden * _weight(model)[targets]).sum(2)
 
 
 def drawn_tokens(model: PreTrainedModel, inputs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -77,31 +143,38 @@ def _by_inversion(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
-    """scale · Σ cross-entropy(hidden · weightᵀ, targets), with the gradients that are asked for."""
+    """(Σ scale · cross-entropy(hidden · weightᵀ, targets), each of them unscaled), with the gradients asked for."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         low = weight.to(hidden.dtype)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         buffer, loss = _buffer(weight), torch.zeros((), device=hidden.device)
+        each = torch.empty(len(hidden), 1, device=hidden.device)
         for start in range(0, len(hidden), len(buffer)):
             part = slice(start, start + len(buffer))
             x, y = hidden[part], targets[part, None]
             logits, picked, total = _exponentials(x, low, targets[part], buffer)
-            loss += (total.log() - picked).sum()
-            logits.mul_(scale / total).scatter_add_(1, y, torch.full_like(picked, -scale))
+            torch.sub(total.log(), picked, out=each[part])
+            own = scale[part, None] if isinstance(scale, torch.Tensor) else torch.full_like(picked, scale)
+            loss += (each[part] * own).sum() if isinstance(scale, torch.Tensor) else each[part].sum()
+            logits.mul_(total.reciprocal() * own).scatter_add_(1, y, -own)
             slope = logits.to(x.dtype)
             torch.mm(slope, low, out=d_hidden[part])
             if d_weight is not None:
                 d_weight += slope.t().mm(x)
         ctx.save_for_backward(d_hidden, d_weight)
-        return loss * scale
+        each = each[:, 0]
+        ctx.mark_non_differentiable(each)
+        return loss if isinstance(scale, torch.Tensor) else loss * scale, each
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
+    def backward(
+        ctx: Any, slope: torch.Tensor, _each: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * slope.to(d_hidden.dtype), None if d_weight is None else d_weight * slope, None, None
 
@@ -130,8 +203,8 @@ def _is_plain(model: PreTrainedModel) -> bool:
     return bool(model.config.model_type == "llama")
 
 
-def _hidden(model: PreTrainedModel, inputs: torch.Tensor) -> torch.Tensor:
-    hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+def _hidden(model: PreTrainedModel, inputs: torch.Tensor, body: Callable[..., Any] | None = None) -> torch.Tensor:
+    hidden = (body or model.model)(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
     low = torch.is_autocast_enabled(hidden.device.type)
     return hidden.to(torch.get_autocast_dtype(hidden.device.type)) if low else hidden
 
