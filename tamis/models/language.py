@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tamis.errors import ContractError
 from tamis.models.build import load
 from tamis.models.device import Device, choose
-from tamis.models.tokenizer import Tokenizer
+from tamis.models.tokenizer import Tokenizer, tokenizer_digest
 from tamis.steps import Batch
 
 if TYPE_CHECKING:
@@ -52,9 +52,17 @@ class LanguageModel:
 
 @lru_cache(maxsize=4)
 def language_model(folder: str) -> LanguageModel:
-    """The model in a Hugging Face folder. Raises FileNotFoundError if there is none, or no tokenizer beside it."""
+    """The model in a Hugging Face folder.
+
+    Raises FileNotFoundError if there is none, or no tokenizer beside it; ContractError if they do not fit together.
+    """
     path = Path(folder)
     model = load(path).requires_grad_(False)
     device = choose(int(model.config.hidden_size))
-    digest = hashlib.blake2b((path / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
-    return LanguageModel(device.place(model), Tokenizer.load(path), digest, device)
+    tokenizer = Tokenizer.load(path)
+    if model.config.vocab_size < tokenizer.vocab_size:
+        raise ContractError(
+            f"{folder}: expected a model for its tokenizer's {tokenizer.vocab_size} tokens, got one for "
+            f"{model.config.vocab_size}; put the tokenizer beside it that it was trained with"
+        )
+    return LanguageModel(device.place(model), tokenizer, tokenizer_digest(path), device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tamis.kernels.lowest import sums_of
 from tamis.models import head
 from tamis.models.device import Device, choose
 from tamis.models.libraries import torch
@@ -39,13 +40,27 @@ def document_losses(
     before, so no token is skipped, but tokens early in a window see little context, exactly as in training rows.
     Log-softmax is float32, totals float64. On one CPU thread the company a document is in moves no bit of its total.
     """
+    offsets = np.asarray(offsets, np.int64)
     windows = windows_of(offsets, context or int(model.config.max_position_embeddings))
-    nats = np.zeros(len(windows))
+    losses = losses_in_place(model, ids, windows, end=end, batch_tokens=batch_tokens, device=device)
+    return sums_of(losses, offsets[:-1], offsets[1:]), np.diff(offsets)
+
+
+def losses_in_place(
+    model: PreTrainedModel,
+    ids: Tokens,
+    windows: Windows,
+    *,
+    end: int,
+    batch_tokens: int | None = None,
+    device: Device | None = None,
+) -> Float32:
+    """The loss in nats of every token at the token's place in `ids`: float32, like `ids`; NaN in no window."""
+    found = np.full(len(ids), np.nan, np.float32)
     for index, losses, starts in window_losses(model, ids, windows, end=end, batch_tokens=batch_tokens, device=device):
-        nats[index] = np.add.reduceat(losses.astype(np.float64), starts)
-    lengths = np.diff(offsets)
-    totals = np.bincount(windows.document, weights=nats, minlength=len(lengths))
-    return totals.astype(np.float64), lengths.astype(np.int64)
+        place = np.repeat(windows.first[index] - starts, windows.tokens[index])
+        found[np.arange(len(losses)) + place] = losses
+    return found
 
 
 def window_losses(

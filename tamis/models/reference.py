@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 from tamis.models.folder import content_digest
-from tamis.steps import Use, absolute
+from tamis.steps import Ask, Use, absolute
 
 STAGE = re.compile(r"\w+")
 
@@ -24,6 +24,8 @@ def _located(name: str, context: ValidationInfo) -> str:
         raise ValueError(
             f"the name of a `train` stage, or a folder with config.json and model.safetensors; none at {path}"
         )
+    if not (Path(path) / "tokenizer.json").is_file():
+        raise ValueError(f"a model with its tokenizer; there is no tokenizer.json in {path}")
     return path
 
 
@@ -50,3 +52,9 @@ def trained(model: str) -> Generator[Use, Any, dict[str, Any]]:
 def called(model: str) -> str:
     """A name for what is made with a model: the stage's, or the folder's."""
     return re.sub(r"\W", "_", Path(model).name)
+
+
+def losses_of(model: str, chunk_tokens: int | None = None) -> Ask:
+    """A model's losses of documents, or of their chunks, as every component asks for them: one layer for all."""
+    name = f"{called(model)}_losses" + ("" if chunk_tokens is None else f"_{chunk_tokens}")
+    return Ask("score", "losses", name, {"model": model, "chunk_tokens": chunk_tokens})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> dict
     ids, _ = Tokenizer(bpe).encode(documents)
     size = sum(len(text.encode()) for text in documents)
     return {"vocab_size": int(bpe.get_vocab_size()), "bytes_per_token": size / max(len(ids), 1)}
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """BLAKE2b-128 of a folder's tokenizer.json: models with the same one see the same tokens."""
+    return hashlib.blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
