@@ -1,7 +1,7 @@
 """Vectors of a sentence-transformers model: what documents mean, at the speed of a transformer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from tamis.embedders.base import Embedder
 from tamis.kernels.arrow import Float32
 from tamis.models.folder import PACKAGED, ModelName, digest_of_model, model_folder, vector_width
-from tamis.steps import Batch
+from tamis.steps import Batch, Pool, Steps
 
 CHARACTERS_PER_TOKEN = 64  # of a document's beginning are tokenized at most: a book is not, for the sake of one window
 WINDOWS_TOGETHER = 1024  # per call: what bounds the features held at once
@@ -51,6 +51,10 @@ class Sentence(Embedder):
     @property
     def width(self) -> int:
         return vector_width(model_folder(self.model))
+
+    def steps(self, pool: Pool) -> Steps:
+        yield from ()
+        return replace(self.map(pool, self.embed), gpu=True)
 
     def embed(self, batch: Batch) -> Float32:
         from tamis.models.sentences import load_sentence_model, unit

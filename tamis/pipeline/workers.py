@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from tamis.errors import SpecError, TamisError
+from tamis.pipeline.gpus import gpus, take
 
 RETRIES = 2
 WINDOW_PER_WORKER = 4  # futures in flight per worker: enough to never starve one, few enough for the scheduler
@@ -92,7 +93,8 @@ def _failed(task: Task, error: BaseException, details: str) -> Outcome:
 class Dask:
     """Tasks on a Dask cluster: a LocalCluster, an existing scheduler, or any cluster class by import path.
 
-    workers : processes of a LocalCluster. scheduler : address of a running scheduler.
+    workers : processes of a LocalCluster; this machine's GPUs go to the first of them, one each.
+    scheduler : address of a running scheduler.
     cluster, options : a class such as dask_jobqueue.SLURMCluster and its arguments.
     """
 
@@ -127,13 +129,13 @@ class Dask:
             return _cluster_class(self._cluster_class)(**self._options)
         from distributed import LocalCluster
 
+        gpus()  # what is wrong with the environment is told here, and not by every worker
         return LocalCluster(
             n_workers=self._wanted,
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:8787" if self._dashboard else "127.0.0.1:0",  # None would still take 8787
             scheduler_kwargs={"dashboard": self._dashboard},
-            resources={"GPU": 1} if _has_gpu() else None,
             silence_logs=40,
             preload=[__name__],
             **self._options,
@@ -199,10 +201,15 @@ class Dask:
 
 
 def dask_setup(worker: Any) -> None:
-    """Dask calls this as a local worker starts: Ctrl-C is the driver's business alone, and so are the messages."""
-    del worker
+    """Dask calls this as a local worker starts, before it registers: it takes its GPU, if there is one for it.
+
+    Ctrl-C is the driver's business alone, and so are the messages.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # heartbeats that fail while the driver leaves
+    devices, number = gpus(), int(worker.name)
+    if devices and take(devices, number):
+        worker.state.total_resources["GPU"] = worker.state.available_resources["GPU"] = 1
 
 
 def _cluster_class(path: str) -> Any:
@@ -214,7 +221,3 @@ def _cluster_class(path: str) -> Any:
             f"cluster: expected the import path of a Dask cluster class, got {path!r} ({error}); "
             "write, for example, dask_jobqueue.SLURMCluster"
         ) from error
-
-
-def _has_gpu() -> bool:
-    return any(os.path.exists(path) for path in ("/dev/nvidia0", "/proc/driver/nvidia/version"))  # noqa: PTH110
