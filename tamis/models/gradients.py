@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # (name, a, δ): what a layer was given, (B, T, d_in), and the slope of the loss by what it made of it, (B, T, d_out).
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]
 
+_TOGETHER = {"cuda": 1 << 28, "mps": 1 << 24}  # numbers of window gradients held at once
+
 
 def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """(d_out, d_in) of every linear layer but the one that makes logits, by name, in the model's order.
@@ -50,6 +52,21 @@ def backward(language_model: LanguageModel, batch: Filled, take: Take, targets: 
     with torch.enable_grad(), _tapped(model, batch.real, take), device.autocast():
         loss = head.mean_loss(model, batch.inputs, wanted.flatten(), 1.0)
     loss.backward()
+
+
+def window_gradients(a: torch.Tensor, slope: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """(the first of some windows, their gradients Σ_t δ_t a_tᵀ) of all windows in turn: (some, d_out, d_in).
+
+    On a CPU one at a time, so that all products have one shape; on a GPU as many as fit.
+    """
+    together = max(1, _TOGETHER.get(a.device.type, 1) // (a.shape[2] * slope.shape[2]))
+    for start in range(0, len(a), together):
+        yield start, slope[start : start + together].transpose(1, 2) @ a[start : start + together]
+
+
+def exact(values: torch.Tensor) -> torch.Tensor:
+    """As float64, on the CPU where the device has none."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 @contextmanager
