@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tamis.models import head
 from tamis.models.build import load
-from tamis.models.gradients import backward, linear_layers
+from tamis.models.gradients import backward, exact, linear_layers, window_gradients
 from tamis.models.language import LanguageModel
 from tamis.models.libraries import torch
 from tamis.models.windows import Filled, Windows, batches_of, windows_of
@@ -31,7 +31,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
 
-HELD_NUMBERS = 1 << 25  # of gradients that exist at once: 128 MB
+HELD_NUMBERS = 1 << 25  # of documents' gradients that are held at once: 128 MB
 
 
 def mean_errors(language_model: LanguageModel, ids: Tokens, offsets: Int64, most: int | None = None) -> Float64:
@@ -110,6 +110,24 @@ class Checkpoint:
         return replace(language_model, model=model)
 
 
+def self_influence(
+    language_model: LanguageModel,
+    checkpoints: Sequence[Checkpoint],
+    ids: Tokens,
+    offsets: Int64,
+    most: int | None = None,
+) -> Float64:
+    """TracIn of each document on itself: Σ_c η_c ‖∇ℓ_c‖² of its summed loss, float64, (n).
+
+    It takes steps to be η times the gradient, whatever the optimiser made of them. Source: Pruthi et al. 2020.
+    """
+    total = np.zeros(len(offsets) - 1)
+    for checkpoint in checkpoints:
+        norms = squared_norms(checkpoint.in_place_of(language_model), ids, offsets, most)
+        total += checkpoint.learning_rate * norms
+    return total
+
+
 @lru_cache(maxsize=16)
 def snapshot(folder: str) -> PreTrainedModel:
     """The frozen model in a folder without a tokenizer. Raises FileNotFoundError if there is none."""
@@ -149,16 +167,8 @@ def _squares(a: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     a, slope = a.float(), slope.float()
     (_, length, d_in), d_out = a.shape, slope.shape[2]
     if length * (d_in + d_out) < d_in * d_out:
-        return ((a @ a.mT) * (slope @ slope.mT)).double().sum((1, 2)).clamp_min(0.0)
-    return torch.cat([gradients.square().double().sum((1, 2)) for gradients in _gradients(a, slope)])
-
-
-def _gradients(a: torch.Tensor, slope: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Σ_t δ_t a_tᵀ of all rows, some at a time: float32, (b, d_out, d_in), b the same throughout."""
-    rows, most = len(a), max(1, HELD_NUMBERS // (a.shape[2] * slope.shape[2]))
-    some = next(count for count in range(min(rows, most), 0, -1) if rows % count == 0)
-    for start in range(0, rows, some):
-        yield slope[start : start + some].mT @ a[start : start + some]
+        return exact((a @ a.mT) * (slope @ slope.mT)).sum((1, 2)).clamp_min(0.0)
+    return torch.cat([exact(some.square()).sum((1, 2)) for _, some in window_gradients(a, slope)])
 
 
 def _squares_of_documents(language_model: LanguageModel, ids: Tokens, windows: Windows, documents: Int64) -> Float64:
@@ -173,12 +183,12 @@ def _squares_of_documents(language_model: LanguageModel, ids: Tokens, windows: W
         owners = places[batch.index].tolist()
 
         def add(name: str, a: torch.Tensor, slope: torch.Tensor, owners: list[int] = owners) -> None:
-            rows = (row for some in _gradients(a.float(), slope.float()) for row in some)
+            rows = (row for _, some in window_gradients(a.float(), slope.float()) for row in some)
             for owner, row in zip(owners, rows, strict=False):  # what follows the owners' rows is filling
                 held[name][owner] += row
 
         backward(language_model, batch, add)
-    squares = torch.stack([layer.square().double().sum((1, 2)) for layer in held.values()]).sum(0)
+    squares = torch.stack([exact(layer.square()).sum((1, 2)) for layer in held.values()]).sum(0)
     return np.asarray(squares.cpu().numpy(), np.float64)
 
 

@@ -54,6 +54,11 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("deduplicate", "paragraph"): {"min_words": 5},
     ("deduplicate", "semantic"): {"epsilon": 0.1},
     ("deduplicate", "substring"): {"min_tokens": 12, "min_left_tokens": 5},
+    ("score", "dynamics"): {
+        "model": LANGUAGE_MODEL,
+        "scores": ["el2n", "grand", "vog", "tracin"],
+        "most_tokens": 48,
+    },
     ("score", "importance"): {"target": TARGET, "buckets": 256},
     ("score", "length"): {},
     ("score", "loss_reduction"): {"prior": PRIOR, "conditional": LANGUAGE_MODEL},

@@ -155,16 +155,12 @@ def test_gradients_of_windows_are_added_before_the_norm(documents):
     assert whole[0] > 1.5 * parts.sum()
 
 
-def test_inner_products_of_tokens_and_whole_gradients_give_the_same_norm(monkeypatch):
+def test_inner_products_of_tokens_and_whole_gradients_give_the_same_norm():
     generator = torch.Generator().manual_seed(0)
     for d_in, d_out, length in ((64, 96, 16), (64, 96, 48), (8, 4, 32)):
         a, slope = (torch.randn(6, length, d, generator=generator) for d in (d_in, d_out))
         expected = torch.einsum("bto,bti->boi", slope.double(), a.double()).square().sum((1, 2))
-        for held in (1, 2 * d_in * d_out, dynamics.HELD_NUMBERS):
-            monkeypatch.setattr(dynamics, "HELD_NUMBERS", held)
-            torch.testing.assert_close(dynamics._squares(a, slope), expected, rtol=1e-5, atol=0.0)
-            whole = torch.cat(list(dynamics._gradients(a, slope))).double().square().sum((1, 2))
-            torch.testing.assert_close(whole, expected, rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(dynamics._squares(a, slope), expected, rtol=1e-5, atol=0.0)
 
 
 def test_how_many_gradients_are_held_changes_no_bit(documents, monkeypatch):
@@ -227,6 +223,21 @@ def test_one_checkpoint_is_too_few(documents):
     model = llama()
     with pytest.raises(ValueError, match="expected two checkpoints or more, got 1"):
         dynamics.gradient_variances(language(model), [model], *documents)
+
+
+# ---- TracIn ----
+
+
+def test_self_influence_is_squared_norms_by_learning_rates(documents, tmp_path):
+    """Over two checkpoints that lie in folders without a tokenizer."""
+    models = [llama(1), llama(2)]
+    for place, model in zip(("a", "b"), models, strict=True):
+        build.save(model, tmp_path / place)
+    kept = [dynamics.Checkpoint(str(tmp_path / place), rate) for place, rate in (("a", 0.5), ("b", 0.125))]
+    found = dynamics.self_influence(language(llama(3)), kept, *documents, 20)
+    norms = [dynamics.squared_norms(language(model), *documents, 20) for model in models]
+    assert found.tolist() == (0.5 * norms[0] + 0.125 * norms[1]).tolist()
+    assert not any(weight.requires_grad for weight in dynamics.snapshot(kept[0].folder).parameters())
 
 
 # ---- company ----
