@@ -38,15 +38,20 @@ class RunWorkshop:
         corpus = self.pool if over is None else self.beside[documents_key(over)]
         wanted = columns or ("doc_id", "text")
         inputs = dict.fromkeys(wanted, "")
-        if over is None:
-            filters = Expression(self.work.program.where).columns if self.work.program.where else ()
-            inputs = {name: self.work.inputs.get(name, "") for name in (*wanted, *filters)}
         where = Expression(self.work.program.where) if over is None and self.work.program.where else None
+        if over is None:
+            # where no text is read, `n_bytes` tells which documents have one
+            has_text = [name for name in ("n_bytes", "text") if name in self.work.inputs][:1]
+            filters = where.columns if where else ()
+            inputs = {name: self.work.inputs.get(name, "") for name in (*wanted, *filters, *has_text)}
         for _, shard in sorted(corpus.shards(self.run).items()):
             layers = Beside(self.run, inputs, shard)
             position = 0
             for record_batch, usable in read_batches(shard, corpus.fields, layers.document_columns):
-                table = layers.join(record_batch, position).filter(usable)
+                table = layers.join(record_batch, position)
+                if over is None and "n_bytes" in inputs:
+                    usable = pc.and_(usable, table.column("n_bytes").is_valid())  # noqa: PLW2901 - the same, less some
+                table = table.filter(usable)
                 if where is not None:
                     table = table.filter(pc.fill_null(where.over(table).cast(pa.bool_()), False))
                 yield Batch(table)
