@@ -12,6 +12,10 @@ from pathlib import Path
 _FITTED_PARAMETERS = (2.1e8, 1.07e9)
 _FITTED_TOKENS = (4e9, 1e11)
 
+# What the law says for 0.1M parameters, 2e-2 and more, is several times too much: with 2e-3 to 8e-3 models of 0.1M to
+# 1.3M parameters trained best here, beyond that some seeds fail.
+_HIGHEST_RATE = 8e-3
+
 
 @dataclass(frozen=True)
 class Size:
@@ -41,23 +45,30 @@ class Size:
         if tokens < 1:
             raise ValueError(f"size {self.name}: tokens must be at least 1, got {tokens}")
         law_rate, law_batch = step_law(self.parameters, tokens)
+        highest = _HIGHEST_RATE if self.parameters < _FITTED_PARAMETERS[0] else math.inf
         rows = self.batch_rows or max(1, round(law_batch / self.row_tokens))
-        rate = self.learning_rate or law_rate
+        rate = self.learning_rate or min(law_rate, highest)
         warmup_tokens = min(self.parameters, tokens // 10)  # tokens = parameters is the OLMo ladder's rule
-        return Recipe(tokens, self.row_tokens, rows, rate, warmup_tokens, self._basis(tokens))
+        basis = self._basis(tokens, is_lowered=law_rate > highest)
+        return Recipe(tokens, self.row_tokens, rows, rate, warmup_tokens, basis)
 
-    def _basis(self, tokens: int) -> str:
+    def _basis(self, tokens: int, *, is_lowered: bool) -> str:
         if self.batch_rows and self.learning_rate:
             return "measured"
         low, high = _FITTED_PARAMETERS
         if low <= self.parameters <= high and _FITTED_TOKENS[0] <= tokens <= _FITTED_TOKENS[1]:
             return "step law"
-        return "step law, outside the range it was fitted on"
+        lowered = ", and its rate lowered to the highest that was good at small sizes" if is_lowered else ""
+        return f"step law, outside the range it was fitted on{lowered}"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a training run but its seed and its text. basis : where the rate and the batch come from."""
+    """Everything about a training run but its seed and its text. basis : where the rate and the batch come from.
+
+    betas, epsilon, weight_decay : of AdamW; only matrices decay. clip : the gradient's norm is brought down to it.
+    By default as in the OLMo ladder and DataDecide.
+    """
 
     tokens: int
     row_tokens: int
@@ -65,6 +76,10 @@ class Recipe:
     learning_rate: float
     warmup_tokens: int
     basis: str
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
 
     @property
     def batch_tokens(self) -> int:
@@ -77,8 +92,11 @@ class Recipe:
         return math.ceil(self.tokens / self.batch_tokens)
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0 … steps − 1: linear warm-up, then a cosine that ends at a tenth of the peak."""
-        seen = (step + 1) * self.batch_tokens
+        """The rate of step 0 … steps − 1, if no row is left out."""
+        return self.learning_rate_after((step + 1) * self.batch_tokens)
+
+    def learning_rate_after(self, seen: int) -> float:
+        """The rate of the step that ends `seen` tokens into the run: linear warm-up, then a cosine to a tenth."""
         if seen < self.warmup_tokens:
             return self.learning_rate * seen / self.warmup_tokens
         left = max(self.tokens - self.warmup_tokens, 1)

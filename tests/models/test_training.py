@@ -18,7 +18,8 @@ from tamis.models.checkpoint import publish_text
 from tamis.models.device import choose
 from tamis.models.packing import pack
 from tamis.models.tokenizer import Tokenizer, train_tokenizer
-from tamis.models.train import CHECKPOINT, RESULT, row_order, train
+from tamis.models.order import row_order
+from tamis.models.train import CHECKPOINT, RESULT, train
 
 pytestmark = [pytest.mark.train, pytest.mark.usefixtures("one_thread")]
 
@@ -103,8 +104,8 @@ def test_exactly_the_tokens_asked_for_are_seen(run, tmp_path, monkeypatch):
     from tamis.models import head
 
     seen = []
-    real = head.mean_loss
-    monkeypatch.setattr(head, "mean_loss", lambda m, x, y, s: seen.append(len(y)) or real(m, x, y, s))
+    real = head.scaled_losses
+    monkeypatch.setattr(head, "scaled_losses", lambda m, x, y, *s: seen.append(len(y)) or real(m, x, y, *s))
     result = run(tmp_path, tokens=1_001)
     assert (sum(seen), result["tokens"], result["steps"]) == (1_001, 1_001, len(seen))
 
@@ -202,7 +203,7 @@ def test_the_head_has_the_gradients_of_plain_cross_entropy():
         expected = torch.autograd.grad(plain, (hidden, weight))
         before, head._CHUNK_LOGITS_CPU = head._CHUNK_LOGITS_CPU, 301 * 32
         try:
-            ours = head._LinearCrossEntropy.apply(hidden, weight, targets, 1 / 70)
+            ours, _ = head._LinearCrossEntropy.apply(hidden, weight, targets, 1 / 70)
             found = torch.autograd.grad(ours, (hidden, weight))
         finally:
             head._CHUNK_LOGITS_CPU = before
