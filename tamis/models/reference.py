@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,17 @@ def trained(model: str) -> Generator[Use, Any, dict[str, Any]]:
     if STAGE.fullmatch(model):
         return dict((yield Use(model)))
     return {"folder": model}
+
+
+def checkpoints_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The models that training kept on its way, first to last: "folder" (absolute), "step", "learning_rate" of each.
+
+    model : what `trained` told. A folder that a train stage filled has its result.json, whoever names it.
+    """
+    folder = Path(model["folder"])
+    if "checkpoints" not in model and (folder / "result.json").is_file():
+        model = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return tuple({**kept, "folder": str(folder / kept["folder"])} for kept in model.get("checkpoints", ()))
 
 
 def called(model: str) -> str:

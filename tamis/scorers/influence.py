@@ -1,0 +1,264 @@
+"""Influence: how much training on a document would lower the loss on a target, from gradients of a trained model."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from tamis import seeds
+from tamis.errors import ContractError, SpecError
+from tamis.models.reference import ModelRef, checkpoints_of, digests_of, stages_in, trained
+from tamis.models.rows import Chosen, draw
+from tamis.scorers.base import Scorer, Scores
+from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary, Train, Workshop
+
+if TYPE_CHECKING:
+    from tamis.models.influence import Encoded
+    from tamis.models.language import LanguageModel
+
+Told = Mapping[str, Any]
+
+BYTES_PER_TOKEN = 8  # twice what is usual: so much text is drawn for the sample, of which the first tokens count
+# Passes over the sample, a forward and backward pass counted as one: labels are a third, products with A, G and Λ the
+# rest. Only `tamis check` wants to know; measured at sizes tiny to small.
+PASSES = {"identity": 0.0, "diagonal": 1.9, "kfac": 1.9, "ekfac": 3.6}
+TIMED_WINDOWS = 8
+
+
+class Named(dict[str, Documents]):
+    """Sets of documents by name, as an option that never changes."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
+@dataclass(frozen=True)
+class Influence(Scorer):
+    """How much a document helps a language model with a target, per token of the document; more is more helpful.
+
+    model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
+    target : documents that the model should do well on; or several sets by name, scored in one pass.
+    curvature : how gradients are compared. ekfac, kfac and diagonal divide them by three estimates of the Fisher
+    information, of the linear layers; identity takes plain inner products.
+    damping : of a layer's mean eigenvalue, added to all. sample_tokens : of the pool, drawn by document, on which the
+    curvature is measured. target_tokens : of each target, at most.
+    most_tokens : of a document count at most so many, from its beginning; `<name>_truncated` is true where that was not
+    all. checkpoints : the last so many that training kept, each weighted by its learning rate; needs `keep:` there.
+    `<name>` is the sum over the document's tokens, `<name>_sum`, by their number; several targets have a pair each,
+    `<name>_<target>` and `<name>_<target>_sum`. By the tokens trained on, the sum is what the target's mean loss (nats
+    per token) would rise by without the document, to first order. A document without a token has no score.
+    Source: Koh and Liang 2017; George et al. 2018 (EK-FAC); Grosse et al. 2023.
+    """
+
+    model: ModelRef
+    target: Annotated[Documents | dict[str, Documents], Field(union_mode="left_to_right")]
+    curvature: Literal["identity", "diagonal", "kfac", "ekfac"] = "ekfac"
+    damping: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    sample_tokens: Annotated[int, Field(gt=0)] = 400_000
+    target_tokens: Annotated[int, Field(gt=0)] = 200_000
+    most_tokens: Annotated[int, Field(gt=0)] = 1024
+    checkpoints: Annotated[int, Field(ge=1, le=16)] = 1
+
+    extra: ClassVar[str | None] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, Documents):
+            return
+        object.__setattr__(self, "target", Named(self.target))
+        own = [field.name for field in fields(Documents)]
+        if wrong := [name for name in self.target if name in own or not re.fullmatch(r"\w+", name)]:
+            raise ValueError(f"target: expected names of letters, digits and _, but {', '.join(own)}, got {wrong[0]!r}")
+        columns = self._columns("", pa.float32(), pa.float64())
+        if not self.target or len({name for name, _ in columns}) < 2 * len(self.target) + 1:
+            raise ValueError(
+                f"target: expected names that make different columns, got {', '.join(self.target) or 'none'}"
+            )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("doc_id", "text", "n_bytes")
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return stages_in(self.model)
+
+    def contents(self) -> tuple[str, ...]:
+        return digests_of(self.model)
+
+    @property
+    def _targets(self) -> Mapping[str, Documents]:
+        """By what follows the scorer's name in their columns."""
+        if isinstance(self.target, Documents):
+            return {"": self.target}
+        return {f"_{name}": documents for name, documents in self.target.items()}
+
+    def _columns(self, name: str, each: Any, total: Any) -> list[tuple[str, Any]]:
+        pairs = [[(f"{name}{target}", each), (f"{name}{target}_sum", total)] for target in self._targets]
+        return [*(pair for both in pairs for pair in both), (f"{name}_truncated", pa.bool_())]
+
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        return dict(self._columns(name, pa.float32(), pa.float64()))
+
+    def notes(self) -> Sequence[str]:
+        if self.curvature == "identity":
+            return ()
+        return (f"measures the curvature ({self.curvature}) on {self.sample_tokens:,} tokens of the pool at most",)
+
+    def steps(self, pool: Pool) -> Steps:
+        model = yield from trained(self.model)
+        marks = self._marks(model)
+        total = int((yield Fold(("n_bytes",), _bytes_of))["bytes"])
+        share = min(1.0, BYTES_PER_TOKEN * self.sample_tokens / max(1, total))
+        make = partial(self._make, pool, share, model["folder"], marks)
+        found = yield Train(
+            "compass",
+            ("doc_id", "text"),
+            make,
+            over=tuple(self._targets.values()),
+            pretend=partial(self._pretend, model["folder"], marks),
+        )
+        score = partial(self._score, model["folder"], marks, found["folder"])
+        return replace(self.map(pool, score), reads=("text",), gpu=True)
+
+    def _marks(self, model: Told) -> tuple[Told, ...]:
+        """The models that count, the last one last: "folder" (None for the model itself), its "weight", its "place".
+
+        Raises SpecError if there are not as many.
+        """
+        if self.checkpoints == 1:
+            return ({"folder": None, "weight": 1.0, "place": "."},)
+        kept = checkpoints_of(model)
+        if len(kept) < self.checkpoints:
+            raise SpecError(
+                f"checkpoints: expected a model that kept {self.checkpoints} or more, got {len(kept)} of {self.model}; "
+                f"write `keep: {self.checkpoints}` in the train stage that makes it"
+            )
+        last = kept[-self.checkpoints :]
+        rates = sum(mark["learning_rate"] for mark in last)
+        marks = [
+            {"folder": mark["folder"], "weight": mark["learning_rate"] / rates, "place": str(mark["step"])}
+            for mark in last
+        ]
+        return (*marks[:-1], {**marks[-1], "place": "."})
+
+    def _make(self, pool: Pool, share: float, folder: str, marks: Sequence[Told], workshop: Workshop) -> dict[str, Any]:
+        """A compass for each model, in the folder of the last one or below it."""
+        from tamis.models.influence import build_compass
+        from tamis.models.language import language_model
+
+        model = language_model(folder)
+        batches: Iterator[Batch] = workshop.documents(columns=("doc_id", "text"))
+        if self.curvature == "identity":
+            batches = iter(())
+        sample = _first(batches, partial(_of_pool, pool.seed, share), model, self.sample_tokens)
+        queries = {
+            name: _first(
+                workshop.documents(documents, ("text",)), partial(_of_target, pool.seed), model, self.target_tokens
+            )
+            for name, documents in self._targets.items()
+        }
+        for name, (ids, _) in queries.items():
+            if not len(ids):
+                raise ContractError(f"{pool.name}{name}: expected a target with text in it, got none; check its paths")
+        facts: dict[str, Any] = {}
+        with model.device.alone():
+            for number, mark in enumerate(marks):
+                place = workshop.folder / mark["place"]
+                place.mkdir(exist_ok=True)
+                report = partial(_told, workshop, number, len(marks))
+                how = self.curvature if len(sample[0]) else "identity"  # of an empty pool nothing will be scored
+                compass = build_compass(_at(model, mark), sample, queries, how, self.damping, pool.seed, report)
+                compass.save(place)
+                facts = {key: value for key, value in compass.facts.items() if key != "ridges"}
+        return facts
+
+    def _pretend(self, folder: str, marks: Sequence[Told], workshop: Workshop) -> dict[str, Any]:
+        """Compasses that point anywhere, and how long the real ones would take."""
+        from tamis.models.influence import random_compass
+        from tamis.models.language import language_model
+
+        model, names = language_model(folder), tuple(self._targets)
+        compass = random_compass(model, names)
+        for mark in marks:
+            place = workshop.folder / mark["place"]
+            place.mkdir(exist_ok=True)
+            compass.save(place)
+        tokens = TIMED_WINDOWS * model.context
+        some = np.full(tokens, model.end, np.uint32), np.arange(0, tokens + 1, model.context)
+        began = time.perf_counter()
+        with model.device.alone():
+            compass.scores(model, *some, None)
+        passes = PASSES[self.curvature] * self.sample_tokens + len(names) * self.target_tokens
+        seconds = (time.perf_counter() - began) / tokens * passes * len(marks)
+        return {"sample_tokens": self.sample_tokens, "_seconds": seconds}
+
+    def _score(self, folder: str, marks: Sequence[Told], compasses: str, batch: Batch) -> Scores:
+        from tamis.models.influence import compass_in
+        from tamis.models.language import language_model
+
+        model = language_model(folder)
+        ids, offsets = model.encode(batch)
+        sums, tokens = np.zeros((len(batch), len(self._targets))), np.zeros(len(batch), np.int64)
+        with model.device.alone():
+            for mark in marks:
+                compass = compass_in(str(Path(compasses) / mark["place"]), model.device.name)
+                found, tokens = compass.scores(_at(model, mark), ids, offsets, self.most_tokens)
+                sums += mark["weight"] * found
+        unknown = (tokens == 0) | ~np.isfinite(sums).all(axis=1)
+        columns: dict[str, pa.Array] = {}
+        for place, name in enumerate(self._targets):
+            mean = (sums[:, place] / np.maximum(tokens, 1)).astype(np.float32)
+            columns |= {name: pa.array(mean, mask=unknown), f"{name}_sum": pa.array(sums[:, place], mask=unknown)}
+        return {**columns, "_truncated": pa.array(np.diff(offsets) > self.most_tokens)}
+
+
+def _at(model: LanguageModel, mark: Told) -> LanguageModel:
+    """The model, as it was at a checkpoint if the mark is one."""
+    from tamis.models.dynamics import Checkpoint
+
+    return model if mark["folder"] is None else Checkpoint(mark["folder"], 0.0).in_place_of(model)
+
+
+def _told(workshop: Workshop, number: int, marks: int, done: float, line: str) -> None:
+    workshop.report((number + done) / marks, line if marks == 1 else f"checkpoint {number + 1} of {marks}, {line}")
+
+
+def _bytes_of(batch: Batch) -> Summary:
+    return {"bytes": np.array(pc.sum(batch["n_bytes"]).as_py() or 0, np.int64)}
+
+
+def _first(batches: Iterator[Batch], choose: partial[Chosen], model: LanguageModel, tokens: int) -> Encoded:
+    """The first so many tokens of the chosen documents, in the order of a hash; the last of these may be cut."""
+    empty = Batch(pa.record_batch({"doc_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
+    drawn = draw((empty, *batches), choose, model.tokenizer)
+    ids, offsets = drawn.first(tokens).arranged()
+    return ids[:tokens], np.minimum(offsets, tokens)
+
+
+def _of_pool(seed: int, share: float, batch: Batch) -> Chosen:
+    hashes = seeds.hash64(seed, "curvature", batch.doc_ids)
+    chosen = np.flatnonzero(seeds.within(hashes, share))
+    return _texts(batch, chosen), hashes[chosen], np.ones(len(chosen), np.int64)
+
+
+def _of_target(seed: int, batch: Batch) -> Chosen:
+    """Documents beside the pool need no ids: their order is that of a hash of their text."""
+    everything = np.arange(len(batch))
+    return _texts(batch, everything), seeds.hash64(seed, "target", batch.text), np.ones(len(batch), np.int64)
+
+
+def _texts(batch: Batch, rows: npt.NDArray[np.int64]) -> list[str]:
+    texts: list[str] = batch["text"].take(pa.array(rows)).to_pylist()
+    return texts
