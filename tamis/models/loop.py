@@ -243,10 +243,11 @@ class Loop:
         """What a report says."""
         speed, left = clock.lap(step.seen)
         of = "" if self.method.prune else f" of {self.recipe.steps}"
-        used = self.mfu(speed)
+        used = "unknown" if (share := self.mfu(speed)) is None else f"{share:.0%}"
+        utilised = f", MFU {used}" if self.device.kind == "cuda" else ""
         return (
-            f"step {done}{of}, loss {self.losses[-1]:.3f}, {speed:,.0f} tokens/s, "
-            f"{int(left) // 60}:{int(left) % 60:02d} left{'' if used is None else f', MFU {used:.0%}'}"
+            f"step {done}{of}, loss {self.losses[-1]:.3f}, {speed:,.0f} tokens/s{utilised}, "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
-_FEWEST_EPOCHS = 2  # a row's score is its loss the last time it was seen
+FEWEST_EPOCHS = 2  # a row's score is its loss the last time it was seen
 _OTHER_STREAM = 1 << 63  # numbers that decide what is left out are not those that order the rows
 
 
@@ -40,10 +40,10 @@ class Prune:
     def check(self, recipe: Recipe, rows: int) -> None:
         """Raises ValueError if rows come back less than once."""
         once = rows * recipe.row_tokens
-        if recipe.tokens < _FEWEST_EPOCHS * once:
+        if recipe.tokens < FEWEST_EPOCHS * once:
             raise ValueError(
-                f"prune: expected {_FEWEST_EPOCHS} epochs or more, since a row is judged by its loss when it was last "
-                f"seen, got {recipe.tokens / once:.2f}; raise tokens to {_FEWEST_EPOCHS * once:,}, or leave prune out"
+                f"prune: expected {FEWEST_EPOCHS} epochs or more, since a row is judged by its loss when it was last "
+                f"seen, got {recipe.tokens / once:.2f}; raise tokens to {FEWEST_EPOCHS * once:,}, or leave prune out"
             )
 
     def weights(self, scores: Float32, seed: int, epoch: int) -> Float32:

@@ -90,7 +90,10 @@ def processes_for(device: Device, batch_tokens: int, wanted: int | None) -> int:
     if wanted is None:
         return max(1, min(visible, batch_tokens // _FEWEST_TOKENS))
     if device.kind == "cuda" and wanted > visible:
-        raise ValueError(f"processes: expected at most one per visible GPU ({visible}) on {device.name}, got {wanted}")
+        raise ValueError(
+            f"processes: expected at most one per visible GPU ({visible}) on {device.name}, got {wanted}; "
+            "a worker of a local cluster sees one GPU, `--serial` sees all"
+        )
     if device.kind == "mps" and wanted > 1:
         raise ValueError(f"processes: expected 1 on an Apple GPU, got {wanted}")
     return wanted
