@@ -20,9 +20,9 @@ RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A value and its interval."""
+    """A linear datamodeling score and its interval."""
 
-    value: float
+    lds: float
     low: float
     high: float
 

@@ -35,7 +35,9 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
         for column in (*component.reads, *where):
             if column not in known:
                 raise spec.fail(program.line, f"{program.label}: {_missing(column, known, spec, program)}")
-        for text in filter(None, (program.where, getattr(component, "where", None), getattr(component, "score", None))):
+        score = getattr(component, "score", None)
+        scores = score if isinstance(score, tuple) else (score,)
+        for text in filter(None, (program.where, getattr(component, "where", None), *scores)):
             if isinstance(text, str):
                 try:
                     kinds([text], known)

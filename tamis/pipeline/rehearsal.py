@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tamis.steps import Publish, Train
 
 SAMPLE_BYTES = 2 << 20
 SAMPLE_ROWS = 1000
+TOLD = 8  # trainings of one stage in a row that are told one by one
 TIMED = 3  # repetitions of a pass over the sample, the fastest counts
 
 
@@ -134,6 +136,17 @@ class _Pretender(Executor):
         self._told.append((f"{job.stage.spec.name}: {job.step.label}", "train", float(result.get("_seconds", 0.0))))
 
 
+def _gathered(told: Sequence[tuple[str, str, float]]) -> Iterator[tuple[str, str, float]]:
+    """What is told, with many trainings of one stage in a row as one entry."""
+    for (stage, kind), entries in groupby(told, key=lambda entry: (entry[0].split(":")[0], entry[1])):
+        same = list(entries)
+        if kind != "train" or len(same) <= TOLD:
+            yield from same
+            continue
+        first, last = (each[0].removeprefix(f"{stage}: ") for each in (same[0], same[-1]))
+        yield f"{stage}: {len(same)} steps, {first} to {last}", kind, sum(cost for _, _, cost in same)
+
+
 def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> str:
     """Partial : the pool is only a first part of the corpus, because the rest is not converted yet."""
     rows, size = sum(shard.rows for shard in pool.shards), sum(shard.bytes for shard in pool.shards)
@@ -150,7 +163,7 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
     lines += ["", "passes"]
     total = 0.0
     training = 0.0
-    for number, (label, kind, cost) in enumerate(driver.told, 1):
+    for number, (label, kind, cost) in enumerate(_gathered(driver.told), 1):
         seconds = cost * size if kind != "train" else 0.0
         total += seconds
         training += cost if kind == "train" else 0.0

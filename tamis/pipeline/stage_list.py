@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tamis.errors import SpecError, missing_extra
 from tamis.expressions import Expression
 from tamis.families import build, find, options_of
+from tamis.pipeline.gates import Gates
 from tamis.pipeline.passages import marks_spans
 from tamis.pipeline.program import ProgramSpec
 from tamis.steps import Ask
@@ -17,7 +18,7 @@ from tamis.steps import Ask
 if TYPE_CHECKING:
     from tamis.pipeline.spec import Reader
 
-VERBS = ("embed", "deduplicate", "train", "score", "select", "compare", "diversity")
+VERBS = ("embed", "deduplicate", "train", "score", "verify", "select", "compare", "diversity")
 STAGE_KEYS = ("as", "where", "fit")  # allowed beside any component's own options
 BUDGETS = ("budget_tokens", "budget_documents")
 
@@ -32,6 +33,7 @@ class StageList:
         self._trained: list[str] = []  # names of stages whose training others may use
         self._arms: list[str] = []
         self._spans: list[str] = []
+        self._gates = Gates()
         self._tokens_made = False
 
     def programs(self) -> Iterator[ProgramSpec]:
@@ -83,26 +85,54 @@ class StageList:
         lines = self._reader.lines(node)
         said = {key: node[key] for key in ("where",) if key in node}
         self._check_expression("where", said.get("where"), lines.get("where", line))
-        options = {key: value for key, value in node.items() if key not in ("name", "where", "from")}
-        if "from" in node:
-            options["start"], lines["start"] = node["from"], lines["from"]
+        options = _with_start(node, lines, ("name", "where"))
         built = self._make("pipeline", "train", options, line, lines)
         name = str(node["name"])
         self._check_uses(built, f"train {name}", line)
+        if (arm := getattr(built.on, "arm", None)) is not None and arm not in self._arms:
+            known = ", ".join(self._arms) or "none"
+            raise self._fail(
+                lines["on"],
+                f"train {name}: on.arm: no select stage before this one is called {arm!r}; there are {known}",
+            )
         yield self._program("pipeline", "train", name, built, line, said)
+
+    def _verify(self, node: Any, line: int) -> Iterator[ProgramSpec]:
+        if not isinstance(node, dict) or "score" not in node or "target" not in node:
+            raise self._fail(line, f"verify: expected score: and target: (and subsets:, tokens:), got {shown(node)}")
+        yield from self._tokens()
+        lines = self._reader.lines(node)
+        said = {key: node[key] for key in ("where",) if key in node}
+        self._check_expression("where", said.get("where"), lines.get("where", line))
+        options = _with_start(node, lines, ("as", "where"))
+        if isinstance(node["score"], str):
+            options["score"] = [node["score"]]
+        built = self._make("pipeline", "verify", options, line, lines)
+        for score in built.score:
+            self._check_expression("score", score, lines["score"])
+        name = str(node.get("as", "verify" if len(built.score) > 1 else f"verify_{built.score[0].strip()}"))
+        if "as" not in node and not name.replace("_", "a").isalnum():
+            raise self._fail(lines["score"], "verify: expected a name for the verdict on an expression; add `as:`")
+        self._check_uses(built, name, line)
+        self._gates.verified(name, built.score)
+        yield self._program("pipeline", "verify", name, built, line, said)
 
     def _select(self, node: Any, line: int) -> Iterator[ProgramSpec]:
         if not isinstance(node, dict) or "name" not in node or "by" not in node:
             raise self._fail(line, f"select: expected name: and by: (and where:, budget_tokens:), got {shown(node)}")
-        self._reader.keys(node, ("name", "where", "by", *BUDGETS), "select")
+        self._reader.keys(node, ("name", "where", "by", "trust", *BUDGETS), "select")
         component, options, own_line = self._named("select", node["by"], line)
-        outer = {key: node[key] for key in ("where", *BUDGETS) if key in node}
+        outer = {key: node[key] for key in ("where", "trust", *BUDGETS) if key in node}
         lines = {**self._reader.lines(node), **self._reader.lines(options)}
         if twice := [key for key in outer if key in options]:
             raise self._fail(lines[twice[0]], f"select: {twice[0]} stands beside by: and within it; keep one of them")
         built = self._make("select", component, {**outer, **options}, own_line, lines)
         for key in ("where", "score"):
             self._check_expression(key, getattr(built, key, None), lines.get(key, line))
+        try:
+            built = self._gates.before(built)
+        except SpecError as error:
+            raise self._fail(lines.get("trust", lines.get("gates", line)), str(error)) from error
         if built.budget_tokens:
             yield from self._tokens()
         self._arms.append(str(node["name"]))
@@ -223,7 +253,8 @@ class StageList:
                 known = ", ".join(self._trained) or "none"
                 raise self._fail(
                     line,
-                    f"{label}: expected the name of a stage before this one that trains, got {name!r}; there are {known}",
+                    f"{label}: expected the name of a stage before this one that trains, got {name!r}; "
+                    f"there are {known}",
                 )
 
     def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
@@ -268,6 +299,7 @@ class StageList:
         self._asked[name] = (verb, component, built, said.get("where"))
         if built.trains:
             self._trained.append(name)
+        self._gates.made(name, component, built)
         if verb == "deduplicate":
             self._spans += [column for column, kind in built.columns(name).items() if marks_spans(column, kind)]
         for package in built.needs:
@@ -276,6 +308,14 @@ class StageList:
         options = json.dumps(options_of(built), sort_keys=True)
         where, frozen = said.get("where"), "fit" in said
         return ProgramSpec(verb, component, name, options, where, self._seed, self._folder, line, frozen)
+
+
+def _with_start(node: Mapping[str, Any], lines: dict[str, int], outer: Sequence[str]) -> dict[str, Any]:
+    """The options of a stage whose model may start `from:` another, which is no name that Python knows."""
+    options = {key: value for key, value in node.items() if key not in (*outer, "from")}
+    if "from" in node:
+        options["start"], lines["start"] = node["from"], lines["from"]
+    return options
 
 
 def shown(node: Any) -> str:

@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tamis import seeds
+from tamis.errors import RunFailedError
 from tamis.expressions import Expression, evaluate
 from tamis.kernels.histogram import digit_histogram
 from tamis.kernels.order import ordered
-from tamis.steps import Batch, Component, Fold, Map, Pool, Steps, Summary
+from tamis.steps import Batch, Component, Fold, Map, Pool, Steps, Summary, Use
 
 ROUNDS = 4
 DIGIT_BITS = 16
@@ -33,18 +34,32 @@ UInt64 = npt.NDArray[np.uint64]
 Priority = Callable[[Batch], Float64]  # the rank of each document: higher is taken first; NaN is never taken
 
 
+@dataclass(frozen=True)
+class Gate:
+    """A column that a selector uses, and the verify stage whose verdict on `score` speaks for it: "" if none does."""
+
+    column: str
+    stage: str
+    score: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selector(Component):
     """Parent of the selectors. One whose ranking needs nothing global defines `priority`; any other, `steps` itself.
 
     where : expression; documents for which it is not true are left out, by its first conjunct that is not.
     budget_tokens, budget_documents : how much the arm may hold at most; neither: all that `where` lets through.
+    trust : columns to use although a verify stage found that they do not predict what training does.
+    gates : which verify stages speak for the columns it uses; set by the specification.
     """
 
     where: str | None = None
     budget_tokens: Annotated[int, Field(gt=0)] | None = None
     budget_documents: Annotated[int, Field(gt=0)] | None = None
+    trust: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
+    said: ClassVar[tuple[str, ...]] = ("trust", "gates")  # an arm that is written is the same with them
     seeded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -57,6 +72,18 @@ class Selector(Component):
             f"{pool.name}: {type(self).__name__}: define priority(batch, pool), or steps(pool), "
             f"got a batch of {len(batch)}"
         )
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(gate.stage for gate in self.gates if gate.stage))
+
+    def notes(self) -> Sequence[str]:
+        return [
+            f"uses {gate.column}, and no verify stage before it has shown that it predicts what training does; add "
+            f"`- verify: {{score: {gate.column}, target: …}}`, or say `trust: [{gate.column}]`"
+            for gate in self.gates
+            if not gate.stage
+        ]
 
     @property
     def used(self) -> Sequence[str]:
@@ -81,7 +108,15 @@ class Selector(Component):
         return (yield from self.chosen(pool, partial(self.priority, pool=pool)))
 
     def chosen(self, pool: Pool, priority: Priority) -> Steps:
-        """The exact cut; a program that knows its ranking only after steps of its own ends with `yield from` it."""
+        """The exact cut; a program that knows its ranking only after steps of its own ends with `yield from` it.
+
+        Raises RunFailedError if a column it uses was verified and does not predict what training does.
+        """
+        for stage in self.uses:
+            verdict = yield Use(stage)
+            for gate in self.gates:
+                if gate.stage == stage:
+                    _check(gate, pool.name, verdict)
         budget = self.budget_tokens or self.budget_documents
         cut, tie_cut = EVERYTHING, EVERYTHING
         if budget is not None:
@@ -163,3 +198,15 @@ class Selector(Component):
 def _histogram(keys: Any, prefix: int, turn: int, batch: Batch) -> Summary:
     values, mass = keys(batch)
     return {"mass": digit_histogram(values, mass, prefix, turn)}
+
+
+def _check(gate: Gate, name: str, verdict: Mapping[str, Any]) -> None:
+    """Raises RunFailedError unless the score that speaks for a column predicts what training does."""
+    found = verdict["scores"][gate.score]
+    if not found["reliable"]:
+        got = f"LDS {found['lds']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] over {verdict['subsets']} subsets"
+        raise RunFailedError(
+            f"select {name}: uses {gate.column}, expected one that predicts what training does, got {got} "
+            f"({gate.stage}); give {gate.stage} more `subsets:` or `tokens:`, compute the column with other options "
+            f"(for influence, other damping), or say `trust: [{gate.column}]` in this stage"
+        )

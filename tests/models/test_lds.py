@@ -88,7 +88,7 @@ def test_the_interval_is_that_of_resampled_subsets_and_queries() -> None:
     actual = predicted + draw.normal(size=(4, 9)).round(1)
     found = lds_interval(predicted, actual, level=0.9, seed=7, resamples=200)
     assert found[1:] == pytest.approx(slow_interval(predicted, actual, 0.9, 7, 200), abs=1e-12)
-    assert found.value == lds(predicted, actual)
+    assert found.lds == lds(predicted, actual)
     assert lds_interval(predicted, actual, seed=8) != lds_interval(predicted, actual, seed=7)
 
 

@@ -42,7 +42,7 @@ MISTAKES = {
     "components from nowhere": ("corpus: x\ncomponents: ./none\nstages: [{score: length}]\n", 2, "components: expected a folder of Python files"),
     # ---- stages and components ----
     "an unknown stage": (CORPUS + "stages:\n  - scoer: length\n", 3, "no key 'scoer'; did you mean 'score'?"),
-    "two stages in one item": (CORPUS + "stages:\n  - score: length\n    embed: hashed_ngrams\n", 3, "expected one of embed, deduplicate, score"),
+    "two stages in one item": (CORPUS + "stages:\n  - score: length\n    embed: hashed_ngrams\n", 3, "expected one of embed, deduplicate, train, score, verify"),
     "an unknown component": (CORPUS + "stages:\n  - score:\n      - length\n      - importanse: {target: x}\n", 5, "did you mean 'importance'?"),
     "a component of another family": (CORPUS + "stages:\n  - deduplicate: length\n", 3, "deduplicate: expected one of exact"),
     "an unknown option": (CORPUS + "stages:\n  - score:\n      - importance:\n          target: x\n          bukets: 5\n", 6, "importance has no such option; did you mean 'buckets'?"),

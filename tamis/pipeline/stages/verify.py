@@ -1,0 +1,257 @@
+"""Do scores predict what training does? Models trained on random subsets, and rank correlations with intervals.
+
+A score toward a target is worth ranking by if subsets of the pool for which it predicts more do lower the target's loss
+more. That is measured here, for any column: docs/verify.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from tamis.errors import ContractError
+from tamis.expressions import Expression
+from tamis.models.reference import ModelRef, digests_of, stages_in, trained
+from tamis.models.sizes import Size, size, size_in
+from tamis.models.tokenizer import Tokenizer
+from tamis.pipeline.stages.reliability import judge_scores, told
+from tamis.pipeline.stages.subsets import Lottery, deal, first_documents, scores_of
+from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
+
+MARGIN = 1.25  # documents dealt over the tokens wanted: `n_tokens` is an estimate, and subsets differ
+MOST = 0.5  # of the pool in one subset: larger ones are too much alike to tell anything
+TIMED_FLOP = 2e11  # what `tamis check` trains for, at 6 per parameter and token, to see how fast that is
+
+Told = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verify(Component):
+    """Trains small models on random subsets of the pool and writes verify-<score>.json: do scores predict their losses?
+
+    score : columns, or expressions over columns, per token; more should mean a lower loss on the target. Several are
+    judged by the same models.
+    target : documents whose loss is measured. subsets : models. tokens : of each subset, and training tokens.
+    start : the model that each training starts from (`from:` in stages.yaml); without it, the same first weights.
+    size : of new models. seeds : trainings per subset, with other first weights and another order; their mean counts.
+    evaluate_bytes : text of the target, drawn by document. level : of the interval.
+    A subset's prediction is the mean score of its tokens; documents without a score are in no subset. A score is
+    reliable if the interval of its rank correlation over subsets lies above 0.
+    Source: Park et al. 2023, TRAK, section 4 (linear datamodeling score); an interval by bootstrap over subsets.
+    """
+
+    score: Annotated[tuple[str, ...], Field(min_length=1)]
+    target: Documents
+    subsets: Annotated[int, Field(ge=10, le=10_000)] = 50
+    tokens: Annotated[int, Field(gt=0)] = 100_000
+    start: ModelRef | None = None
+    size: str | None = None
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    evaluate_bytes: Annotated[int, Field(gt=0)] = 200_000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    seeded: ClassVar[bool] = True
+    extra: ClassVar[str | None] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
+
+    def __post_init__(self) -> None:
+        if self.start is None:
+            size(self.size or "tiny")
+        elif self.size is not None:
+            raise ValueError(
+                f"size: expected none beside `from:`, whose model has a size of its own, got {self.size!r}"
+            )
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return stages_in(self.start)
+
+    def contents(self) -> tuple[str, ...]:
+        return digests_of(self.start)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(column for score in self.score for column in Expression(score).columns))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(("doc_id", "text", "n_tokens", *self._columns)))
+
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        del name
+        return {}
+
+    def notes(self) -> Sequence[str]:
+        models, kind = self.subsets * self.seeds, f"from {self.start}" if self.start else f"size {self.size or 'tiny'}"
+        cost = f"{models} models ({kind}), {self.tokens:,} tokens each, {models * self.tokens:,} in all"
+        return (f"trains {cost}; `tamis check` says how long that takes here",)
+
+    def steps(self, pool: Pool) -> Steps:
+        start = None if self.start is None else (yield from trained(self.start))
+        tokenizer = (yield Use("tokens"))["folder"] if start is None else start["folder"]
+        narrow = tuple(dict.fromkeys(("n_tokens", *self._columns)))
+        total = int((yield Fold(narrow, self._tokens_of))["tokens"])
+        gather = partial(self._deal, pool, total, tokenizer, start)
+        pretend = partial(self._time, tokenizer, start)
+        dealt = yield Train("subsets", self.reads, gather, over=(self.target,), gpu=False, pretend=pretend)
+        measured = yield self._trainings(pool, dealt, tokenizer, start)
+        judge = partial(self._judge, pool, dealt, [each["folder"] for each in measured])
+        found = yield Train("verdict", (), judge, gpu=False, pretend=self._pretence)
+        content = {name: value for name, value in found.items() if name != "folder"}
+        return Publish(f"verify-{pool.name.removeprefix('verify_')}.json", content, told(found))
+
+    @property
+    def _pretence(self) -> Told:
+        """A verdict that stops nobody."""
+        certain = {"reliable": True, "lds": 1.0, "low": 1.0, "high": 1.0}
+        return {"scores": dict.fromkeys(self.score, certain), "subsets": self.subsets, "tokens": self.tokens}
+
+    def _trainings(self, pool: Pool, dealt: Told, tokenizer: str, start: Told | None) -> list[Train]:
+        """One step per subset and seed: they run side by side, and each is kept."""
+        runs = [(subset, seed) for subset in range(self.subsets) for seed in range(self.seeds)]
+        return [
+            Train(
+                f"subset-{subset:03d}" + (f"-{seed}" if self.seeds > 1 else ""),
+                (),
+                partial(self._train, pool, dealt["folder"], tokenizer, start, subset, seed),
+                pretend={"_seconds": dealt.get("seconds", 0.0)},
+            )
+            for subset, seed in runs
+        ]
+
+    def _tokens_of(self, batch: Batch) -> Summary:
+        tokens = pc.fill_null(batch["n_tokens"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        scored = ~np.isnan(scores_of(self.score, batch)).any(axis=0)
+        return {"tokens": np.array(tokens[scored].sum(), np.int64)}
+
+    def _size(self, start: Told | None) -> Size:
+        return size(self.size or "tiny") if start is None else size_in(Path(start["folder"]))
+
+    def _deal(self, pool: Pool, total: int, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
+        """Every subset's rows and prediction, and the target's tokens, from one reading of the pool."""
+        share = MARGIN * self.tokens / max(1, total)
+        if share > MOST:
+            raise ContractError(
+                f"{pool.name}: expected a pool of {MARGIN * self.tokens / MOST:,.0f} scored tokens or more for subsets "
+                f"of {self.tokens:,}, got {total:,}; lower `tokens:`"
+            )
+        encoder, row_tokens = Tokenizer.load(Path(tokenizer)), self._size(start).row_tokens
+        dealt = deal(
+            workshop.documents(columns=self.reads), self.score, Lottery(pool.seed, self.subsets, share), encoder
+        )
+        subsets = []
+        for number in range(self.subsets):
+            subset = dealt.subset(number, self.tokens, row_tokens, encoder.end)
+            if not len(subset.rows):
+                raise ContractError(
+                    f"{pool.name}: expected a row of {row_tokens} tokens or more in every subset, got none in subset "
+                    f"{number}; raise `tokens:`"
+                )
+            np.save(workshop.folder / f"rows-{number:04d}.npy", subset.rows)
+            held = len(subset.rows) * row_tokens
+            told = {"predicted": subset.predicted.tolist(), "documents": subset.documents, "tokens": held}
+            subsets.append(told)
+        texts = first_documents(workshop.documents(self.target), pool.seed, self.evaluate_bytes)
+        ids, offsets = encoder.encode(texts)
+        if not len(ids):
+            raise ContractError(f"{pool.name}: expected a target with text in it, got none; check its paths")
+        np.savez(workshop.folder / "target.npz", ids=ids, offsets=offsets)
+        return {"subsets": subsets, "target_documents": len(texts), "target_tokens": len(ids)}
+
+    def _train(
+        self,
+        pool: Pool,
+        dealt: str,
+        tokenizer: str,
+        start: Told | None,
+        subset: int,
+        seed: int,
+        workshop: Workshop,
+    ) -> dict[str, Any]:
+        """The target's loss after training on one subset: nats of each document, in `nats.npy`. The model goes."""
+        from tamis.models.build import load
+        from tamis.models.device import choose
+        from tamis.models.loss import document_losses
+        from tamis.models.train import train
+
+        shape = self._size(start)
+        device = choose(shape.width)
+        model_folder = workshop.folder / "_model"
+        with device.alone():
+            facts = train(
+                np.load(Path(dealt) / f"rows-{subset:04d}.npy", mmap_mode="r", allow_pickle=False),
+                shape,
+                seed=(pool.seed * 1000 + seed) % 2**63,
+                tokens=self.tokens,
+                folder=model_folder,
+                tokenizer_folder=Path(tokenizer),
+                start_from=None if start is None else Path(start["folder"]),
+                device=device,
+                report=workshop.report,
+            )
+            end = Tokenizer.load(model_folder).end
+            with np.load(Path(dealt) / "target.npz", allow_pickle=False) as target:
+                nats, counts = document_losses(
+                    load(model_folder), target["ids"], target["offsets"], end=end, device=device
+                )
+        np.save(workshop.folder / "nats.npy", nats)
+        shutil.rmtree(model_folder)  # what was measured is kept; models of a real size would fill the disk
+        return {
+            "nats_per_token": float(nats.sum() / counts.sum()),
+            "training_loss": facts["final_loss"],
+            "epochs": facts["epochs"],
+            "_tokens_per_second": facts["tokens_per_second"],
+        }
+
+    def _judge(self, pool: Pool, dealt: Told, folders: Sequence[str], workshop: Workshop) -> dict[str, Any]:
+        """The rank correlation of each score's predictions with losses."""
+        del workshop
+        with np.load(Path(dealt["folder"]) / "target.npz", allow_pickle=False) as target:
+            counts = np.diff(target["offsets"])
+        nats = np.stack([np.load(Path(folder) / "nats.npy", allow_pickle=False) for folder in folders])
+        nats = nats.reshape(self.subsets, self.seeds, len(counts))
+        predicted = np.array([each["predicted"] for each in dealt["subsets"]]).T
+        return {
+            "stage": pool.name,
+            "subsets": self.subsets,
+            "tokens": self.tokens,
+            "seeds": self.seeds,
+            "target_documents": dealt["target_documents"],
+            "target_tokens": dealt["target_tokens"],
+            "documents": [subset["documents"] for subset in dealt["subsets"]],
+            **judge_scores(dict(zip(self.score, predicted, strict=True)), nats, counts, self.level, pool.seed),
+        }
+
+    def _time(self, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
+        """How long one training will take, from a few steps of it: `seconds`."""
+        from tamis.models.device import choose
+        from tamis.models.train import train
+
+        shape, encoder = self._size(start), Tokenizer.load(Path(tokenizer))
+        parameters = shape.parameters + encoder.vocab_size * shape.width
+        most = min(4 * shape.recipe(self.tokens).batch_tokens, int(TIMED_FLOP / (6 * parameters)))
+        rows = np.full((1, shape.row_tokens + 1), encoder.end, np.uint16 if encoder.vocab_size <= 2**16 else np.uint32)
+        device = choose(shape.width)
+        with device.alone():
+            for name, tokens in (("_warm", shape.row_tokens), ("_timed", max(shape.row_tokens, most))):
+                folder = workshop.folder / name
+                facts = train(
+                    rows,
+                    shape,
+                    seed=0,
+                    tokens=tokens,
+                    folder=folder,
+                    tokenizer_folder=Path(tokenizer),
+                    device=device,
+                )
+        read = self.evaluate_bytes / 3  # tokens of the target, about; reading one costs a third of training on it
+        return {"seconds": (self.tokens + read / 3) / facts["tokens_per_second"]}
