@@ -75,6 +75,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("score", "perplexity"): {"model": LANGUAGE_MODEL, "per": "source"},
     ("score", "prototypes"): {"clusters": 8},
     ("score", "repetition"): {},
+    ("score", "uniform"): {},
     ("score", "vendi"): {},
     ("select", "cluster_bandit"): {
         "score": "length",
