@@ -171,7 +171,9 @@ def sql(run: Path, query: str) -> None:
 @RUN
 @click.option("--arm", required=True)
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["parquet", "jsonl.zst"]), default="parquet", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["parquet", "jsonl.zst", "tokens"]), default="parquet", show_default=True
+)
 @click.option("--column", "columns", multiple=True, help="A column of a layer to carry along; may be repeated.")
 @click.option(
     "--spans",
@@ -181,6 +183,9 @@ def sql(run: Path, query: str) -> None:
     help="Leave out the passages this stage marked; may be repeated. [default: all stages that mark any]",
 )
 @click.option("--keep-spans", is_flag=True, help="Leave the text whole.")
+@click.option(
+    "--tokenizer", metavar="STAGE|DIR", help="For --format tokens. [default: the one that the run counted with]"
+)
 @_where_to_work
 def export(
     run: Path,
@@ -189,6 +194,7 @@ def export(
     form: str,
     columns: tuple[str, ...],
     stages: tuple[str, ...],
+    tokenizer: str | None,
     *,
     keep_spans: bool,
     **where: Any,
@@ -198,9 +204,12 @@ def export(
 
     if keep_spans and stages:
         raise click.UsageError("expected --spans or --keep-spans, got both; keep one of them")
+    if tokenizer and form != "tokens":
+        raise click.UsageError(f"--tokenizer: expected --format tokens beside it, got {form}")
     with _workers(where) as workers:
-        done = write(run, arm, folder, form, workers, columns, stages or (() if keep_spans else None))
-    click.echo(f"{done.documents:,} documents in {done.files} files, {done.bytes:,} bytes: {done.folder}")
+        done = write(run, arm, folder, form, workers, columns, stages or (() if keep_spans else None), tokenizer)
+    tokens = "" if done.tokens is None else f"{done.tokens:,} tokens, "
+    click.echo(f"{done.documents:,} documents in {done.files} files, {tokens}{done.bytes:,} bytes: {done.folder}")
     if done.left_out["spans"]:
         click.echo(
             "left out {bytes:,} bytes in {spans:,} passages, and {documents:,} documents that were nothing else".format(

@@ -40,7 +40,7 @@ def pack_batches(batches: Iterable[tuple[Tokens, Int64]], row_tokens: int, end: 
     """Row blocks of a stream of (ids, offsets) batches, each about a batch long: `pack` of everything, in pieces."""
     tail: Tokens | None = None
     for ids, offsets in batches:
-        stream = _stream(ids, offsets, end)
+        stream = stream_of(ids, offsets, end)
         if tail is not None:
             stream = np.concatenate([tail, stream])
         rows = max((len(stream) - 1) // row_tokens, 0)  # the token after a row must be known: it is a target
@@ -60,11 +60,13 @@ def pack_stream(stream: Tokens, row_tokens: int) -> Tokens:
     return np.ascontiguousarray(windows[: (rows - 1) * row_tokens + 1 : row_tokens])
 
 
-def _stream(ids: Tokens, offsets: Int64, end: int) -> Tokens:
-    documents = len(offsets) - 1
-    stream = np.full(int(offsets[-1] - offsets[0]) + documents, end, ids.dtype)
-    order = np.arange(documents, dtype=np.int64)
-    for at, block in _blocks(order, np.diff(offsets) + 1):
+def stream_of(ids: Tokens, offsets: Int64, end: int, order: Int64 | None = None) -> Tokens:
+    """`end d₀ end d₁ …`, without a closing end: like `ids`, (tokens + documents). order : as of `pack`."""
+    if order is None:
+        order = np.arange(len(offsets) - 1, dtype=np.int64)
+    lengths = offsets[order + 1] - offsets[order] + 1
+    stream = np.full(int(lengths.sum()), end, ids.dtype)
+    for at, block in _blocks(order, lengths):
         _place(stream[at:], ids, offsets, block)
     return stream
 

@@ -1,4 +1,4 @@
-"""An arm as files: the documents it uses, as often as it uses them, in Parquet or JSON lines.
+"""An arm as files: the documents it uses, as often as it uses them, in Parquet, JSON lines or tokens.
 
 What a stage marked as passages that stand elsewhere (`<stage>_spans`) is left out of the text here and nowhere before,
 so that a run holds no second copy of the corpus.
@@ -23,18 +23,23 @@ import zstandard
 from tamis.corpus import layer_file, publish, read_batches, read_layer
 from tamis.errors import ColumnError, ContractError, LedgerError
 from tamis.kernels.arrow import Int64
+from tamis.models.tokenizer import FILES
 from tamis.pipeline.layout import CorpusRef
 from tamis.pipeline.passages import SPANS_SUFFIX, cut, marks_spans
+from tamis.pipeline.token_files import BESIDE, TOKENS, TokenShard, about, copy_tokenizer, tokenizer_folder
 from tamis.pipeline.workers import Task, Workers
 
-FORMATS = ("parquet", "jsonl.zst")
+FORMATS = {"parquet": (".parquet",), "jsonl.zst": (".jsonl.zst",), "tokens": (TOKENS, BESIDE)}  # and their suffixes
 MANIFEST = "manifest.json"
 REQUEST = ".export.json"  # there while an export is being written
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote; left_out : the `spans` and their `bytes`, and the `documents` that were nothing else."""
+    """What an export wrote; left_out : the `spans` and their `bytes`, and the `documents` that were nothing else.
+
+    tokens : with the one that opens each document; None if the format has none.
+    """
 
     folder: Path
     documents: int
@@ -42,6 +47,7 @@ class Exported:
     bytes: int
     seconds: float
     left_out: Mapping[str, int]
+    tokens: int | None = None
 
 
 def export(
@@ -52,6 +58,7 @@ def export(
     workers: Workers,
     columns: Sequence[str] = (),
     spans: Sequence[str] | None = None,
+    tokenizer: str | None = None,
 ) -> Exported:
     """Writes an arm's documents to a folder: one file per shard that has any, and a manifest with counts and digests.
 
@@ -59,12 +66,16 @@ def export(
     written n times. An export that was stopped is begun again by the same call.
     spans : the stages whose spans are left out of the text, by default all that found any. A document of which no
     word is left is not written but counted.
+    tokenizer : for the format `tokens`: a stage of the run or a folder, by default the tokenizer the run counts with.
     Raises ColumnError for an unknown arm, column or stage, ContractError for a folder that holds something else.
     """
     began = time.perf_counter()
     catalog = _catalog(run)
     request = _request(run, catalog, arm, folder, form, columns)
     request["spans"] = _span_layers(run, catalog, spans)
+    source = tokenizer_folder(run, catalog, tokenizer).absolute() if form == "tokens" else None
+    facts = about(source) if source else None
+    request["tokenizer"] = str(source)
     stale = _claim(folder, request)
     shards = sorted(CorpusRef.from_json(catalog["corpus"]).shards(run))
     tasks = (Task(_export_shard, (str(folder / REQUEST), number), f"export {number}") for number in shards)
@@ -82,13 +93,17 @@ def export(
             f"export of {arm}: the books do not balance: the arm uses {expected} documents, {total} were written and "
             f"{left_out['documents']} had no words left; report this"
         )
-    for name in stale - {entry["file"] for entry in written}:
-        (folder / name).unlink(missing_ok=True)
     told = {"arm": arm, "documents": total, "spans": sorted(request["spans"]), "left_out": left_out, "files": written}
+    tokens = sum(entry["tokens"] for entry in written) if facts else None
+    if source and facts:
+        told["tokens"] = {"count": tokens, **facts, "tokenizer": copy_tokenizer(source, folder)}
+    kept = {str(entry[key]) for entry in written for key in ("file", "beside") if key in entry}
+    for name in stale - kept - set(FILES):
+        (folder / name).unlink(missing_ok=True)
     publish(folder / MANIFEST, json.dumps(told, indent=1).encode())
     (folder / REQUEST).unlink()
     size = sum(entry["bytes"] for entry in written)
-    return Exported(folder, total, len(written), size, time.perf_counter() - began, left_out)
+    return Exported(folder, total, len(written), size, time.perf_counter() - began, left_out, tokens)
 
 
 def _span_layers(run: Path, catalog: Mapping[str, Any], stages: Sequence[str] | None) -> dict[str, str]:
@@ -130,7 +145,9 @@ def _request(
 def _claim(folder: Path, request: Mapping[str, Any]) -> set[str]:
     """Makes the folder this export's; the files that an earlier one of the same arm and format left there."""
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    mine = {name for name in files if name.startswith(f"{request['arm']}-") and name.endswith(f".{request['form']}")}
+    suffixes = FORMATS[request["form"]]
+    mine = {name for name in files if name.startswith(f"{request['arm']}-") and name.endswith(suffixes)}
+    mine |= files & set(FILES) if request["form"] == "tokens" else set()
     others = {name for name in files if not name.startswith(".")} - mine - {MANIFEST}
     if others or (mine and not files & {MANIFEST, REQUEST}):
         found = min(others or mine)
@@ -172,16 +189,33 @@ def _export_shard(request_path: str, number: int) -> dict[str, Any] | None:
         if marked:
             spans = [column.slice(position, batch.num_rows).take(chosen) for column in marked]
             table, times = _without_passages(table, times, spans, left_out)
-        parts.append(table.take(pa.array(np.repeat(np.arange(len(times)), times))))
+        parts.append((table, times))
         position += batch.num_rows
-    table = pa.concat_tables(parts)
-    table = table.rename_columns([{"doc_id": "id"}.get(name, name) for name in table.schema.names])
-    if not table.num_rows:
+    if not any(times.any() for _, times in parts):
         return {"file": "", "documents": 0, "bytes": 0, "left_out": left_out}
-    name = f"{arm}-{number:06d}.{request['form']}"
-    content = _parquet(table) if request["form"] == "parquet" else _json_lines(table)
-    size, digest = publish(Path(request["folder"]) / name, content)
-    return {"file": name, "documents": table.num_rows, "bytes": size, "digest": digest, "left_out": left_out}
+    return {**_written(request, f"{arm}-{number:06d}", parts), "left_out": left_out}
+
+
+def _written(request: Mapping[str, Any], name: str, parts: Sequence[tuple[pa.Table, Int64]]) -> dict[str, Any]:
+    """Writes the documents of a shard, and how often each is used, in the format that is wanted: what was written."""
+    folder, form = Path(request["folder"]), request["form"]
+    told: dict[str, Any] = {}
+    if form == "tokens":
+        shard = TokenShard.of(parts, Path(request["tokenizer"]))
+        table, content = _with_id(shard.documents), shard.content
+        publish(folder / (name + BESIDE), _parquet(table))
+        told = {"tokens": len(shard.stream), "beside": name + BESIDE}
+    else:
+        taken = (table.take(pa.array(np.repeat(np.arange(len(times)), times))) for table, times in parts)
+        table = _with_id(pa.concat_tables(taken))
+        content = _parquet(table) if form == "parquet" else _json_lines(table)
+    name += FORMATS[form][0]
+    size, digest = publish(folder / name, content)
+    return {"file": name, "documents": table.num_rows, "bytes": size, "digest": digest, **told}
+
+
+def _with_id(table: pa.Table) -> pa.Table:
+    return table.rename_columns([{"doc_id": "id"}.get(name, name) for name in table.schema.names])
 
 
 def _layer(folder: Path, number: int, name: str) -> pa.ChunkedArray:
