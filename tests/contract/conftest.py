@@ -54,6 +54,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("deduplicate", "paragraph"): {"min_words": 5},
     ("deduplicate", "semantic"): {"epsilon": 0.1},
     ("deduplicate", "substring"): {"min_tokens": 12, "min_left_tokens": 5},
+    ("score", "distill"): {"of": "stars", "features": ["vector", "n_bytes"]},
     ("score", "dynamics"): {
         "model": LANGUAGE_MODEL,
         "scores": ["el2n", "grand", "vog", "tracin"],

@@ -38,6 +38,7 @@ def facts(verb: str, name: str) -> str:
     ] or ["none"]
     lines = [f"{'options' if i == 0 else '':<9}{text}" for i, text in enumerate(told)]
     needed = {"target": ["x"], "against": ["x"], "arms": ["a", "b"], "evaluate": {"x": ["x"]}, "score": "x"}
+    needed |= {"of": "x", "features": ["y"]}
     required = {option: needed[option] for option, is_required, _ in options if is_required}
     shown = {"select": "ARM", "embed": "vector"}.get(verb, name)
     columns = build(cls, required, texts=True).columns(shown)
