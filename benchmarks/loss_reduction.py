@@ -63,9 +63,9 @@ def _one(arguments: argparse.Namespace, budget: int) -> dict[str, Any]:
             {"loss_reduction": {"prior": "prior", "conditional": "conditional"}},
             {"importance": {"target": str(TARGETS / "biomed_abstracts-train.parquet")}},
         ]},
-        *({"select": {"name": each, "where": where, "by": by[each], "budget_tokens": int(budget * 1.3)}} for each in methods),
+        *({"select": {"name": f"by_{each}", "where": where, "by": by[each], "budget_tokens": int(budget * 1.3)}} for each in methods),
         {"compare": {
-            "arms": list(methods), "control": "random", "size": arguments.size, "seeds": arguments.seeds, "tokens": budget,
+            "arms": [f"by_{each}" for each in methods], "control": "by_random", "size": arguments.size, "seeds": arguments.seeds, "tokens": budget,
             "evaluate": {"biomed": str(TARGETS / "biomed_abstracts-valid.parquet")},
         }},
     ]  # fmt: skip
@@ -78,9 +78,9 @@ def _one(arguments: argparse.Namespace, budget: int) -> dict[str, Any]:
     result: dict[str, Any] = {"bits": {}, "biomedical": {}, "related": {}, "pool": {}}
     for method in methods:
         for name, key in (("biomed", "bits"), ("pool", "pool")):
-            rows = [row for row in compared["runs"] if row["arm"] == method and row["set"] == name]
+            rows = [row for row in compared["runs"] if row["arm"] == f"by_{method}" and row["set"] == name]
             result[key][method] = [row["bits_per_byte"] for row in sorted(rows, key=lambda row: row["seed"])]
-        kept_documents = run.table(["source", "n_tokens"], where=f"{method}_repeats > 0")
+        kept_documents = run.table(["source", "n_tokens"], where=f"by_{method}_repeats > 0")
         sources, tokens = np.array(kept_documents["source"].to_pylist()), kept_documents["n_tokens"].to_numpy()
         result["biomedical"][method] = float(tokens[np.isin(sources, BIOMEDICAL)].sum() / tokens.sum())
         result["related"][method] = float(tokens[np.isin(sources, RELATED)].sum() / tokens.sum())
