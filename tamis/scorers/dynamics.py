@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,8 +13,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from tamis.errors import SpecError
-from tamis.models.reference import ModelRef, digests_of, stages_in, trained
-from tamis.scorers.base import Scorer, Scores
+from tamis.models.reference import ModelRef, checkpoints_of, digests_of, stages_in, trained
+from tamis.scorers.base import Scorer, Scores, Values
 from tamis.steps import Batch, Pool, Steps
 
 if TYPE_CHECKING:
@@ -80,10 +78,7 @@ class Dynamics(Scorer):
         wanted = [score for score in self.scores if score in FEWEST]
         if not wanted:
             return ()
-        folder = Path(model["folder"])
-        if "checkpoints" not in model and (folder / "result.json").is_file():  # a folder that a train stage filled
-            model = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        found = tuple({**told, "folder": str(folder / told["folder"])} for told in model.get("checkpoints", ()))
+        found = checkpoints_of(model)
         for score in wanted:
             if len(found) < FEWEST[score]:
                 raise SpecError(
@@ -101,10 +96,11 @@ class Dynamics(Scorer):
         kept = [Checkpoint(told["folder"], told["learning_rate"]) for told in checkpoints]
         lengths = np.diff(offsets)
         tokens = np.minimum(lengths, self.most_tokens)
-        found = {}
+        found: dict[str, Values] = {}
         for score in self.scores:
             values = _values(score, model, kept, (ids, offsets, self.most_tokens), np.maximum(tokens, 1))
-            found[f"_{score}"] = np.where(tokens > 0, values, np.nan).astype(np.float32)
+            unknown = (tokens == 0) | ~np.isfinite(values)
+            found[f"_{score}"] = pa.array(values.astype(np.float32), mask=unknown)
         return {**found, "_tokens": tokens.astype(np.uint32), "_truncated": lengths > self.most_tokens}
 
 

@@ -39,7 +39,10 @@ TARGET = object()
 MODEL, LANGUAGE_MODEL, PRIOR = object(), object(), object()
 MODELS = {id(MODEL): "sentence", id(LANGUAGE_MODEL): "conditional", id(PRIOR): "prior"}
 
+GRADIENTS = {"model": LANGUAGE_MODEL, "dimensions": 64, "most_tokens": 48, "sample": 100}
+
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("embed", "gradients"): GRADIENTS,
     ("embed", "hashed_ngrams"): {"dimensions": 16},
     ("embed", "sentence"): {"model": MODEL},
     ("embed", "static"): {"model": MODEL, "dimensions": 16},
@@ -54,6 +57,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("deduplicate", "paragraph"): {"min_words": 5},
     ("deduplicate", "semantic"): {"epsilon": 0.1},
     ("deduplicate", "substring"): {"min_tokens": 12, "min_left_tokens": 5},
+    ("score", "attribution"): {"target": TARGET, "target_tokens": 1000},
     ("score", "distill"): {"of": "stars", "features": ["vector", "n_bytes"]},
     ("score", "dynamics"): {
         "model": LANGUAGE_MODEL,
@@ -90,7 +94,13 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("select", "sample"): {"score": "stars", "budget_documents": 50},
     ("select", "top"): {"score": "stars", "where": "source = 'web' or stars > 2", "budget_tokens": 5000},
 }
-AFTER: dict[tuple[str, str], list[Ask]] = {}
+AFTER: dict[tuple[str, str], list[Ask]] = {
+    ("score", "attribution"): [Ask("embed", "gradients", "gradients", GRADIENTS)],
+    ("select", "cluster_bandit"): [
+        Ask("score", "length", "length", {}),
+        Ask("score", "prototypes", "prototypes", {"clusters": 8}),
+    ],
+}
 ALL = [(verb, name) for verb in FAMILIES for name in names(verb)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tamis.errors import SpecError
 from tamis.families import FAMILIES, build, code_digest, documents_in, find, names, options_of
-from tamis.steps import Train
+from tamis.steps import Train, Use
 
 
 def test_every_component_has_a_line_of_options_and_every_line_a_component(lines):
@@ -119,7 +119,7 @@ class Recorded:
                 return stop.value
             self.yielded.append(step)
             value = yield step
-            if isinstance(step, Train):
+            if isinstance(step, (Train, Use)):
                 self.folders.append(value["folder"])
 
     def described(self):

@@ -1,0 +1,62 @@
+"""Targets whose gradients others are compared with: one set of documents, or several by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from tamis import seeds
+from tamis.models.rows import Chosen, draw
+from tamis.models.tokenizer import Tokenizer
+from tamis.steps import Batch, Documents
+
+Int64 = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
+
+Target = Annotated[Documents | dict[str, Documents], Field(union_mode="left_to_right")]  # an option
+
+
+class Named(dict[str, Documents]):
+    """Sets of documents by name, as an option that never changes."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
+def named(target: Documents | Mapping[str, Documents]) -> Documents | Named:
+    """The option, fit to be kept. Raises ValueError if the names of several sets cannot be parts of column names."""
+    if isinstance(target, Documents):
+        return target
+    own = [field.name for field in fields(Documents)]
+    if wrong := [name for name in target if name in own or not re.fullmatch(r"\w+", name)]:
+        raise ValueError(f"target: expected names of letters, digits and _, but {', '.join(own)}, got {wrong[0]!r}")
+    if not target:
+        raise ValueError("target: expected documents, or sets of documents by name, got none")
+    return Named(target)
+
+
+def by_ending(target: Documents | Mapping[str, Documents]) -> dict[str, Documents]:
+    """The sets by what follows a scorer's name in their columns: nothing, or `_<name>`."""
+    return {"": target} if isinstance(target, Documents) else {f"_{name}": over for name, over in target.items()}
+
+
+def encoded(batches: Iterable[Batch], tokenizer: Tokenizer, seed: int, tokens: int) -> tuple[Tokens, Int64]:
+    """(ids, offsets) of the first so many tokens of documents beside the pool, in the order of a hash of their text.
+
+    The last document may be cut. What comes of it does not depend on files, batches or ids.
+    """
+    empty = Batch(pa.record_batch({"text": pa.array([], pa.string())}))
+    ids, offsets = draw((empty, *batches), partial(_all, seed), tokenizer).first(tokens).arranged()
+    return ids[:tokens], np.minimum(offsets, tokens)
+
+
+def _all(seed: int, batch: Batch) -> Chosen:
+    return batch["text"].to_pylist(), seeds.hash64(seed, "target", batch.text), np.ones(len(batch), np.int64)
