@@ -17,8 +17,8 @@ from pydantic import Field
 from tamis import seeds
 from tamis.errors import ContractError
 from tamis.kernels.arrow import flattened, text_of
+from tamis.kernels.correlation import BITS, described, moments, whole
 from tamis.kernels.log import log
-from tamis.kernels.moments import BITS, described, moments, whole
 from tamis.models.reference import ModelRef, called, losses_of, stages_in, trained
 from tamis.models.tokenizer import tokenizer_digest
 from tamis.models.weights import forward_flops

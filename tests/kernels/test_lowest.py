@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tamis.kernels.correlation import described, moments, whole
 from tamis.kernels.lowest import lowest_means, sums_of
-from tamis.kernels.moments import described, moments, whole
 
 LOSSES = st.lists(st.lists(st.floats(0, 30, width=32), max_size=40), max_size=8)
 
