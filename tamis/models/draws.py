@@ -101,6 +101,10 @@ class Draws:
         places = [np.arange(self.first[each], self.first[each + 1]) for each in index.tolist()]
         return np.split(find(np.concatenate(places)), np.cumsum([len(each) for each in places])[:-1])
 
+    def made_up(self, places: Int64) -> Float64:
+        """Numbers in [0, 1) in the place of values, for a rehearsal."""
+        return (self.hashes[places] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
     def places(self, portions: Int64, hashes: UInt64) -> Int64:
         """The place of each of n documents, -1 for one that is never looked at: int64, (n)."""
         if not len(self):
@@ -108,6 +112,12 @@ class Draws:
         near = np.minimum(np.searchsorted(self.hashes, hashes, sorter=self._order), len(self) - 1)
         found = self._order[near]
         return np.where((self.hashes[found] == hashes) & (self.portions[found] == portions), found, -1)
+
+
+def per_cluster(values: Int64, first: Int64) -> list[int]:
+    """Sums of what portions have, by cluster: those from first[i] to first[i + 1]."""
+    totals = np.concatenate([[0], np.cumsum(values)])[first]
+    return [int(total) for total in np.diff(totals)]
 
 
 def added(one: Summary, other: Summary) -> Summary:
