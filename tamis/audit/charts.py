@@ -176,6 +176,35 @@ def curves(lines: Sequence[Curve], across: str, up: str) -> str:
         return ""
     place_x, ticks_x = _logarithmic(xs, CURVE_LEFT, CURVE_LEFT + CURVE_WIDTH)
     place_y, ticks_y = _logarithmic(ys, CURVE_HEIGHT, 6)
+    parts = _grid(place_x, ticks_x, place_y, ticks_y)
+    for i, line in enumerate(lines):
+        points = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line.points)
+        parts.append(f'<polyline class="curve{i}" points="{points}"><title>{escape(line.label)}</title></polyline>')
+    end = CURVE_LEFT + CURVE_WIDTH
+    parts.append(f'<text x="{end}" y="{CURVE_HEIGHT + 32}" text-anchor="end">{escape(across)}</text>')
+    parts.append(f'<text x="{end}" y="14" text-anchor="end">{escape(up)}</text>')
+    return _svg(end + 18, CURVE_HEIGHT + CURVE_BELOW, f"{up} by {across}", parts, "curves")
+
+
+def scatter(points: Sequence[tuple[float, float]], across: str, up: str) -> str:
+    """Points on two linear axes. across, up : what the axes show."""
+    if not points:
+        return ""
+    place_x, ticks_x = _linear([x for x, _ in points], CURVE_LEFT, CURVE_LEFT + CURVE_WIDTH)
+    place_y, ticks_y = _linear([y for _, y in points], CURVE_HEIGHT, 22)
+    end = CURVE_LEFT + CURVE_WIDTH
+    parts = _grid(place_x, ticks_x, place_y, ticks_y)
+    parts += [f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3.5"/>' for x, y in points]
+    parts.append(f'<text x="{end}" y="{CURVE_HEIGHT + 32}" text-anchor="end">{escape(across)}</text>')
+    parts.append(f'<text x="{CURVE_LEFT}" y="12">{escape(up)}</text>')
+    return _svg(end + 18, CURVE_HEIGHT + CURVE_BELOW, f"{up} by {across}", parts, "scatter")
+
+
+Place = Callable[[float], float]
+
+
+def _grid(place_x: Place, ticks_x: Sequence[float], place_y: Place, ticks_y: Sequence[float]) -> list[str]:
+    """Lines and numbers at the ticks of both axes."""
     parts = []
     for tick in ticks_x:
         x = place_x(tick)
@@ -187,13 +216,15 @@ def curves(lines: Sequence[Curve], across: str, up: str) -> str:
             f'<line class="grid" x1="{CURVE_LEFT}" x2="{CURVE_LEFT + CURVE_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         parts.append(f'<text x="{CURVE_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for i, line in enumerate(lines):
-        points = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line.points)
-        parts.append(f'<polyline class="curve{i}" points="{points}"><title>{escape(line.label)}</title></polyline>')
-    end = CURVE_LEFT + CURVE_WIDTH
-    parts.append(f'<text x="{end}" y="{CURVE_HEIGHT + 32}" text-anchor="end">{escape(across)}</text>')
-    parts.append(f'<text x="{end}" y="14" text-anchor="end">{escape(up)}</text>')
-    return _svg(end + 18, CURVE_HEIGHT + CURVE_BELOW, f"{up} by {across}", parts, "curves")
+    return parts
+
+
+def _linear(values: Sequence[float], start: float, stop: float) -> tuple[Place, list[float]]:
+    """(where a value lies between `start` and `stop`, with a margin, and round numbers in the values' range)."""
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low or abs(high) or 1.0)
+    low, high = low - margin, high + margin
+    return lambda value: start + (value - low) / (high - low) * (stop - start), round_numbers(low, high)
 
 
 def _logarithmic(values: Sequence[float], start: float, stop: float) -> tuple[Callable[[float], float], list[float]]:

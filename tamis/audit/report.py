@@ -18,6 +18,7 @@ from tamis.audit.books import books, quarantine
 from tamis.audit.distributions import Distribution, distributions
 from tamis.audit.diversity import load_diversity
 from tamis.audit.duplicate_figures import ClusterFigures, cluster_figures
+from tamis.audit.estimates import load_estimates
 from tamis.audit.figures import KEPT, Funnel, Mass, flags, funnel, largest_sources, used_numbers
 from tamis.audit.models import load_models
 from tamis.audit.reader import Run
@@ -100,6 +101,7 @@ def _contents(run: Run) -> dict[str, Any]:
         "interval_charts": _interval_charts(comparison),
         "diversity": load_diversity(run),
         "models": load_models(run),
+        "estimates": load_estimates(run),
         "safe": safe,
         "books": books(run),
         "quarantine": quarantine(run),
