@@ -26,14 +26,16 @@ class Gates:
     """
 
     def __init__(self) -> None:
-        self._makers: dict[str, tuple[str, str, Any]] = {}  # column → name, component and options of what made it
+        self._components: dict[str, str] = {}  # name of a stage → its component
+        self._makers: dict[str, tuple[str, Any]] = {}  # column → name and options of the stage that made it
         self._of_scores: dict[str, list[Verdict]] = {}  # column, or expression → verdicts
         self._of_makers: dict[str, list[Verdict]] = {}  # name of a stage → verdicts on its columns
 
     def made(self, name: str, component: str, built: Any) -> None:
         """A stage that makes columns; those that hold no measure (whether, how many) have nothing to verify."""
+        self._components[name] = component
         measures = [column for column, kind in built.columns(name).items() if pa.types.is_floating(kind)]
-        self._makers.update(dict.fromkeys(measures, (name, component, built)))
+        self._makers.update(dict.fromkeys(measures, (name, built)))
 
     def verified(self, stage: str, scores: Sequence[str]) -> None:
         """A verify stage, and the columns and expressions that it looks at."""
@@ -59,12 +61,15 @@ class Gates:
         return replace(selector, gates=tuple(gates))
 
     def _of(self, selector: Selector) -> dict[str, list[Verdict]]:
-        """Column, or expression, that a selector uses → verdicts on it."""
+        """Column, expression, or stage whose training it uses → verdicts on it."""
         found: dict[str, list[Verdict]] = {}
         score = getattr(selector, "score", None)
         for name in (*([] if score is None else [_plain(score)]), *selector.reads):
             if verdicts := self._behind(name):
                 found[name] = verdicts
+        for stage in selector.uses:
+            if verdicts := self._of_makers.get(stage) or ([NOBODY] if self._components.get(stage) in ESTIMATES else []):
+                found[stage] = verdicts
         return found
 
     def _behind(self, name: str) -> list[Verdict]:
@@ -73,13 +78,13 @@ class Gates:
             return self._of_scores[name]
         if name not in self._makers:
             return []
-        stage, component, built = self._makers[name]
+        stage, built = self._makers[name]
         if stage in self._of_makers:
             return self._of_makers[stage]
         source = getattr(built, "of", None)
         if isinstance(source, str) and source != name and (verdicts := self._behind(source)):
             return verdicts
-        return [NOBODY] if component in ESTIMATES else []
+        return [NOBODY] if self._components[stage] in ESTIMATES else []
 
 
 def _plain(expression: str) -> str:

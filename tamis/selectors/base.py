@@ -112,7 +112,7 @@ class Selector(Component):
 
         Raises RunFailedError if a column it uses was verified and does not predict what training does.
         """
-        for stage in self.uses:
+        for stage in dict.fromkeys(gate.stage for gate in self.gates if gate.stage):
             verdict = yield Use(stage)
             for gate in self.gates:
                 if gate.stage == stage:

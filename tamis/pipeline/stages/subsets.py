@@ -132,14 +132,17 @@ def _chooser(
 
 
 def first_documents(batches: Iterable[Batch], seed: int, most_bytes: int) -> list[str]:
-    """Texts in the order of a hash of their ids, as many as hold `most_bytes` bytes, at least one; those without
-    text are left out. Never more than that and a batch are held.
+    """Texts in the order of a hash of their ids until the next one does not fit into `most_bytes` bytes, at least one.
+
+    Those without text are left out. Never more than that and a batch are held.
     """
     found: list[tuple[int, str]] = []
+    room = 0
     for batch in batches:
         hashes = seeds.hash64(seed, "evaluate", batch.doc_ids).tolist()
         found += [(key, text) for key, text in zip(hashes, batch["text"].to_pylist(), strict=True) if text]
         found.sort()
-        room = np.searchsorted(np.cumsum([len(text.encode()) for _, text in found]), most_bytes, side="right")
-        found = found[: max(1, int(room))]
-    return [text for _, text in found]
+        sizes = np.array([len(text.encode()) for _, text in found], np.int64)
+        room = int(np.searchsorted(np.cumsum(sizes), most_bytes, side="right"))
+        found = found[: room + 1]  # the first that does not fit stays: nothing behind it may take its place
+    return [text for _, text in found[: max(1, room)]]

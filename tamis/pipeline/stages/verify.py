@@ -107,7 +107,8 @@ class Verify(Component):
         judge = partial(self._judge, pool, dealt, [each["folder"] for each in measured])
         found = yield Train("verdict", (), judge, gpu=False, pretend=self._pretence)
         content = {name: value for name, value in found.items() if name != "folder"}
-        return Publish(f"verify-{pool.name.removeprefix('verify_')}.json", content, told(found))
+        file = "verify.json" if pool.name == "verify" else f"verify-{pool.name.removeprefix('verify_')}.json"
+        return Publish(file, content, told(found))
 
     @property
     def _pretence(self) -> Told:
