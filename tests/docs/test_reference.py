@@ -38,8 +38,10 @@ def facts(verb: str, name: str) -> str:
     ] or ["none"]
     lines = [f"{'options' if i == 0 else '':<9}{text}" for i, text in enumerate(told)]
     needed = {"target": ["x"], "against": ["x"], "arms": ["a", "b"], "evaluate": {"x": ["x"]}, "score": "x"}
-    needed |= {"of": "x", "features": ["y"]}
+    needed |= {"of": "x", "features": ["y"], "model": "m", "prior": "a", "conditional": "b"}
+    needed |= {"alpha": 1, "threshold": 0, "portion": 1000, "most_pulls": 1000}
     required = {option: needed[option] for option, is_required, _ in options if is_required}
+    required |= {"score": "x"} if name == "cluster_bandit" else {}  # one of two that it needs
     shown = {"select": "ARM", "embed": "vector"}.get(verb, name)
     columns = build(cls, required, texts=True).columns(shown)
     lines += [f"{'columns' if i == 0 else '':<9}{column} ({kind})" for i, (column, kind) in enumerate(columns.items())]
