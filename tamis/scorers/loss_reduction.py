@@ -44,7 +44,7 @@ class LossReduction(Scorer):
     `<name>_prior` is the loss under the prior, in nats per token. `<name>_per_byte` (documents) counts per byte of
     UTF-8. Tokens are the prior's: the two may have different tokenizers for documents, but not for chunks, which would
     not be the same text. The score is a float64, a small difference of large sums; the same model twice gives 0.
-    Writes loss_reduction-<name>.json: mean and deviation, the share above 0, correlation with length, sources, costs.
+    findings/<name>.json holds mean and deviation, the share above 0, correlation with length, sources, costs.
     Source: Brandfonbrener et al. 2024, CoLoR-Filter: conditional loss reduction filtering.
     """
 
@@ -84,7 +84,7 @@ class LossReduction(Scorer):
         if self.mode == "chunk":
             check_tokenizers(pool.name, prior, conditional)
         sums = yield Fold(self.reads, self._sum, merge=merge_sums)
-        found = Publish(f"loss_reduction-{pool.name}.json", *self._told(sums, prior, conditional))
+        found = Publish(f"findings/{pool.name}.json", *self._told(sums, prior, conditional))
         return replace(self.map(pool, self._score), findings=found)
 
     def _score(self, batch: Batch) -> Scores:

@@ -169,7 +169,7 @@ def test_the_findings_are_those_of_numpy():
     found = findings(given, (random.normal(5, 1, 300) * tokens).tolist(), tokens.tolist(), sources)
     known = np.delete(np.arange(300), 5)
     told = found.content
-    assert found.file == "loss_reduction-x.json"
+    assert found.file == "findings/x.json"
     assert told["documents"] == 299
     assert told["mean"] == pytest.approx(score[known].mean(), abs=1e-6)
     assert told["deviation"] == pytest.approx(score[known].std(), abs=1e-6)
@@ -268,7 +268,7 @@ def test_held_out_target_documents_gain_and_others_do_not(run_spec, shared, tmp_
         {"score": {"loss_reduction": {"prior": "prior", "conditional": "conditional"}}},
     ]
     ran = run_spec({"corpus": str(tmp_path / "pool.parquet"), "seed": 3, "stages": stages}, tmp_path)
-    told = json.loads((ran.folder / "loss_reduction-loss_reduction.json").read_text("utf-8"))
+    told = json.loads((ran.folder / "findings" / "loss_reduction.json").read_text("utf-8"))
     means = {each["source"]: each["mean"] for each in told["sources"]}
     assert means["target"] > 0.1
     assert means["recipes"] < 0

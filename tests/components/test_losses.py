@@ -258,7 +258,7 @@ def test_shards_and_batches_move_no_bit_of_a_run(run_spec, documents, write_corp
     for shards in (1, 5):
         pool = write_corpus(tmp_path / f"pool{shards}", documents, shards, backwards=shards > 1)
         ran = run_spec(specified(pool, *stages(language_models, "conditional")), tmp_path / f"run{shards}")
-        told = json.loads((ran.folder / "loss_reduction-toward_conditional.json").read_text("utf-8"))
+        told = json.loads((ran.folder / "findings" / "toward_conditional.json").read_text("utf-8"))
         found.append((ran.table().to_pylist(), told))
     assert str(found[0]) == str(found[1])
 
