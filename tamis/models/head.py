@@ -204,7 +204,7 @@ def _is_plain(model: PreTrainedModel) -> bool:
 
 
 def _hidden(model: PreTrainedModel, inputs: torch.Tensor, body: Callable[..., Any] | None = None) -> torch.Tensor:
-    hidden = (body or model.model)(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+    hidden = (model.model if body is None else body)(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
     low = torch.is_autocast_enabled(hidden.device.type)
     return hidden.to(torch.get_autocast_dtype(hidden.device.type)) if low else hidden
 

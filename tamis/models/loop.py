@@ -32,6 +32,7 @@ Report = Callable[[float, str], None]
 
 CHECKPOINTS = "checkpoints"  # folder of the models that are kept along the way
 _QUIET_SECONDS = 1.0  # between two reports of a long run; a short one reports fifty times
+_UNSAVED_SECONDS = 300.0  # between two checkpoints, at most
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Loop:
     losses: list[float] = field(default_factory=list)
     effective: list[float] = field(default_factory=list)
     kept: list[tuple[int, float]] = field(default_factory=list)  # steps, and the rates of the last of them
+    _compiled_rows: int = 0
     _pending: list[tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=list)  # reading them waits
 
     def __post_init__(self) -> None:
@@ -84,10 +86,10 @@ class Loop:
                 self._collect()
                 report(min(step.seen / whole, 1.0), self._line(clock, step, done))
             self._keep(step, done)
-            if done % every == 0 and step.seen < whole:
+            if (done % every == 0 or clock.is_at_risk) and step.seen < whole and self.ranks.is_first:
                 self._collect()
-                if self.ranks.is_first:
-                    checkpoint.write(path, self.key, self.state(), self.named, self.optimizer)
+                checkpoint.write(path, self.key, self.state(), self.named, self.optimizer)
+                clock.saved()
         self._collect()
         if step and self.keep and step.seen < whole:  # no row after it was trained on: it was the last step
             self._save(len(self.losses), self.recipe.learning_rate_after(step.seen))
@@ -128,7 +130,7 @@ class Loop:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             report(0.0, f"torch.compile does not work here, training goes on without it: {reason}")
         else:
-            self.body = body
+            self.body, self._compiled_rows = body, len(tokens)
         self.optimizer.zero_grad()
 
     # ---- one step ----
@@ -144,9 +146,11 @@ class Loop:
         loss = torch.zeros((), device=self.device.name)
         for part in here.parts(rows):
             scale = partial(self._scale_at_once, here, temperature) if temperature is not None and at_once else None
+            inputs = here.inputs[part]
+            body = self.body if len(inputs) == self._compiled_rows else None  # other shapes would be compiled again
             with self.device.autocast():
                 summed, losses = head.scaled_losses(
-                    self.model, here.inputs[part], here.wanted(part), scale or here.scales(part), self.body
+                    self.model, inputs, here.wanted(part), scale or here.scales(part), body
                 )
             summed.backward()
             loss += summed.detach()
@@ -256,7 +260,7 @@ class _Clock:
 
     def __init__(self, recipe: Recipe, place: int) -> None:
         self._whole, self._first = recipe.tokens, place * recipe.row_tokens
-        self._began = self._lap = time.perf_counter()
+        self._began = self._lap = self._saved = time.perf_counter()
         self._told = self.tokens = 0
 
     @property
@@ -267,6 +271,15 @@ class _Clock:
     def is_due(self) -> bool:
         """Whether nothing has been reported for a while."""
         return time.perf_counter() - self._lap >= _QUIET_SECONDS
+
+    @property
+    def is_at_risk(self) -> bool:
+        """Whether much would be lost by now."""
+        return time.perf_counter() - self._saved >= _UNSAVED_SECONDS
+
+    def saved(self) -> None:
+        """Nothing would be lost now."""
+        self._saved = time.perf_counter()
 
     def lap(self, seen: int) -> tuple[float, float]:
         """(tokens per second since the last report, seconds that are left) at this place in the run."""

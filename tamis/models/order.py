@@ -101,6 +101,7 @@ class Order:
         """The next step; None after the last."""
         at, stays = self.place, True
         rows: list[int] = []
+        counts: list[float] = []  # of an epoch's rows before the next one is planned
         while len(rows) < self.recipe.batch_rows and self.place < self.places:
             epoch, turn = divmod(self.place, self.count)
             if self.prune and not turn:
@@ -109,6 +110,7 @@ class Order:
             self.place += 1
             stays = not self.prune or bool(self.weights[row])
             rows += [row] * stays
+            counts += [float(self.weights[row]) if self.prune else 1.0] * stays
         if not rows:
             return None
         self.trained += len(rows)
@@ -116,7 +118,7 @@ class Order:
         width = self.recipe.row_tokens
         is_cut = stays and self.place == self.places  # the run's last row
         tokens = len(rows) * width - (self.places * width - self.recipe.tokens if is_cut else 0)
-        weights = self.weights[chosen] if self.prune else np.ones(0, np.float32)
+        weights = np.array(counts, np.float32)
         return Step(chosen, weights if (weights != 1).any() else None, tokens, at * width, self.place * width)
 
     def note(self, step: Step, losses: torch.Tensor) -> None:

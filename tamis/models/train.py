@@ -83,9 +83,9 @@ def train(
     keep : how many models to keep along the way in `folder`/checkpoints/<step>, evenly spread, the last one last.
     compile : with torch.compile; None does where it pays: a long run on a GPU. It falls back where it does not work.
     processes : by torchrun, one per GPU, or several on a CPU; None takes as many as there are GPUs to use.
-    checkpoint_every : steps between checkpoints. A folder that holds one goes on from there, and one that is
-    finished is left alone. On one device, with one number of threads and processes, the final weights are the same
-    bytes.
+    checkpoint_every : steps between checkpoints; five minutes at most. A folder that holds one goes on from there,
+    and one that is finished is left alone. On one device, with one number of threads and processes, the final weights
+    are the same bytes.
     report : called with the share done and a line of text; what it raises stops the training.
 
     Returns tokens (gone through), steps, final_loss (nats per token, mean of the last tenth of the steps),

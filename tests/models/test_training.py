@@ -16,36 +16,10 @@ from tamis.errors import ContractError
 from tamis.models import build, sizes
 from tamis.models.checkpoint import publish_text
 from tamis.models.device import choose
-from tamis.models.packing import pack
-from tamis.models.tokenizer import Tokenizer, train_tokenizer
 from tamis.models.order import row_order
-from tamis.models.train import CHECKPOINT, RESULT, train
+from tamis.models.train import CHECKPOINT, RESULT
 
 pytestmark = [pytest.mark.train, pytest.mark.usefixtures("one_thread")]
-
-TINY = dataclasses.replace(sizes.size("tiny"), layers=1, width=16, heads=2, ffn=32, row_tokens=16, batch_rows=4)
-TEXTS = [f"{a} {b} {a} {c}. " * 4 for a in ("the", "a", "my") for b in ("old", "red", "odd") for c in ("mill", "sea")]
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(TEXTS, 300, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows(tokenizer_folder):
-    tokenizer = Tokenizer.load(tokenizer_folder)
-    return pack(*tokenizer.encode(TEXTS), TINY.row_tokens, tokenizer.end)
-
-
-@pytest.fixture
-def run(rows, tokenizer_folder):
-    def run(folder, seed=3, tokens=1_000, size=TINY, **options):
-        return train(rows, size, seed=seed, tokens=tokens, folder=folder, tokenizer_folder=tokenizer_folder, **options)
-
-    return run
 
 
 def weights(folder):
@@ -119,7 +93,7 @@ def test_micro_batches_add_up_to_the_batch(run, tmp_path, monkeypatch):
     assert parts["final_loss"] == pytest.approx(whole["final_loss"], rel=1e-4)
 
 
-def test_the_folder_is_an_ordinary_hugging_face_folder(run, tmp_path):
+def test_the_folder_is_an_ordinary_hugging_face_folder(run, tmp_path, toy_texts):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     result = run(tmp_path)
@@ -129,7 +103,7 @@ def test_the_folder_is_an_ordinary_hugging_face_folder(run, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     loss = model(
-        **tokenizer(TEXTS[:1], return_tensors="pt"), labels=tokenizer(TEXTS[:1], return_tensors="pt").input_ids
+        **tokenizer(toy_texts[:1], return_tensors="pt"), labels=tokenizer(toy_texts[:1], return_tensors="pt").input_ids
     )
     assert loss.loss < np.log(300)
     assert result["parameters"] == model.num_parameters()
@@ -157,23 +131,23 @@ def test_training_goes_on_from_another_model(run, tmp_path):
     assert result["final_loss"] < np.mean(losses[:3])
 
 
-def test_a_loss_that_explodes_stops_the_run(run, tmp_path):
+def test_a_loss_that_explodes_stops_the_run(run, tmp_path, toy_size):
     with pytest.raises(ContractError, match="lower the learning rate"):
-        run(tmp_path, size=dataclasses.replace(TINY, learning_rate=1e38))
+        run(tmp_path, size=dataclasses.replace(toy_size, learning_rate=1e38))
 
 
 @pytest.mark.parametrize(
     ("shape", "message"), [((3, 5), "rows must be"), ((0, 17), "not one row"), ((3, 17), "rows hold token 400")]
 )
-def test_rows_that_do_not_fit_are_refused(tokenizer_folder, tmp_path, shape, message):
+def test_rows_that_do_not_fit_are_refused(run, tmp_path, shape, message):
     rows = np.full(shape, 400, np.uint16)
     with pytest.raises(ValueError, match=message):
-        train(rows, TINY, seed=0, tokens=100, folder=tmp_path, tokenizer_folder=tokenizer_folder)
+        run(tmp_path, rows=rows, seed=0, tokens=100)
 
 
-def test_built_weights_are_a_function_of_size_vocabulary_and_seed():
+def test_built_weights_are_a_function_of_size_vocabulary_and_seed(toy_size):
     def flat(seed):
-        return torch.cat([p.flatten() for p in build.build(TINY, 300, seed).parameters()])
+        return torch.cat([p.flatten() for p in build.build(toy_size, 300, seed).parameters()])
 
     one = flat(3)
     torch.manual_seed(1)
@@ -181,8 +155,8 @@ def test_built_weights_are_a_function_of_size_vocabulary_and_seed():
     assert not torch.equal(one, flat(4))
 
 
-def test_a_model_survives_its_folder(tmp_path):
-    model = build.build(TINY, 300, 2**64 - 1)
+def test_a_model_survives_its_folder(tmp_path, toy_size):
+    model = build.build(toy_size, 300, 2**64 - 1)
     build.save(model, tmp_path)
     again = build.load(tmp_path)
     for (name, p), (_, q) in zip(sorted(model.named_parameters()), sorted(again.named_parameters()), strict=True):
