@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tamis.errors import SpecError
+from tamis.expressions import Expression
 from tamis.selectors.base import Gate, Selector
 
 ESTIMATES = ("attribution", "influence")  # scorers whose columns may be worth nothing: worth a word if not verified
@@ -82,8 +83,9 @@ class Gates:
         if stage in self._of_makers:
             return self._of_makers[stage]
         source = getattr(built, "of", None)
-        if isinstance(source, str) and source != name and (verdicts := self._behind(source)):
-            return verdicts
+        behind = Expression(source).columns if isinstance(source, str) else ()
+        if verdicts := [verdict for column in behind for verdict in self._behind(column)]:
+            return list(dict.fromkeys(verdicts))
         return [NOBODY] if self._components[stage] in ESTIMATES else []
 
 

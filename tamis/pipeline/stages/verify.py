@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tamis.errors import ContractError
 from tamis.expressions import Expression
@@ -29,14 +29,19 @@ from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps,
 
 MARGIN = 1.25  # documents dealt over the tokens wanted: `n_tokens` is an estimate, and subsets differ
 MOST = 0.5  # of the pool in one subset: larger ones are too much alike to tell anything
-TIMED_FLOP = 2e11  # what `tamis check` trains for, at 6 per parameter and token, to see how fast that is
+BYTES_PER_TOKEN = 3.5  # of English text and the tokenizer that a run trains by default, about
 
 Told = Mapping[str, Any]
 
 
+def _several(scores: Any) -> Any:
+    """One score may be written without a list."""
+    return (scores,) if isinstance(scores, str) else tuple(scores) if isinstance(scores, list) else scores
+
+
 @dataclass(frozen=True)
 class Verify(Component):
-    """Trains small models on random subsets of the pool and writes verify-<score>.json: do scores predict their losses?
+    """Trains small models on random subsets of the pool and writes what it found: do scores predict their losses?
 
     score : columns, or expressions over columns, per token; more should mean a lower loss on the target. Several are
     judged by the same models.
@@ -49,10 +54,10 @@ class Verify(Component):
     Source: Park et al. 2023, TRAK, section 4 (linear datamodeling score); an interval by bootstrap over subsets.
     """
 
-    score: Annotated[tuple[str, ...], Field(min_length=1)]
+    score: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_several)]
     target: Documents
-    subsets: Annotated[int, Field(ge=10, le=10_000)] = 50
-    tokens: Annotated[int, Field(gt=0)] = 100_000
+    subsets: Annotated[int, Field(ge=10, le=10_000)] = 100
+    tokens: Annotated[int, Field(gt=0)] = 50_000
     start: ModelRef | None = None
     size: str | None = None
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
@@ -107,8 +112,7 @@ class Verify(Component):
         judge = partial(self._judge, pool, dealt, [each["folder"] for each in measured])
         found = yield Train("verdict", (), judge, gpu=False, pretend=self._pretence)
         content = {name: value for name, value in found.items() if name != "folder"}
-        file = "verify.json" if pool.name == "verify" else f"verify-{pool.name.removeprefix('verify_')}.json"
-        return Publish(file, content, told(found))
+        return Publish(f"findings/{pool.name}.json", content, told(found))
 
     @property
     def _pretence(self) -> Told:
@@ -233,26 +237,14 @@ class Verify(Component):
         }
 
     def _time(self, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
-        """How long one training will take, from a few steps of it: `seconds`."""
+        """How long one training and the reading of the target will take: `seconds`."""
         from tamis.models.device import choose
-        from tamis.models.train import train
+        from tamis.models.flops import seconds_to_train
 
-        shape, encoder = self._size(start), Tokenizer.load(Path(tokenizer))
-        parameters = shape.parameters + encoder.vocab_size * shape.width
-        most = min(4 * shape.recipe(self.tokens).batch_tokens, int(TIMED_FLOP / (6 * parameters)))
-        rows = np.full((1, shape.row_tokens + 1), encoder.end, np.uint16 if encoder.vocab_size <= 2**16 else np.uint32)
+        del workshop
+        shape, vocabulary = self._size(start), Tokenizer.load(Path(tokenizer)).vocab_size
         device = choose(shape.width)
         with device.alone():
-            for name, tokens in (("_warm", shape.row_tokens), ("_timed", max(shape.row_tokens, most))):
-                folder = workshop.folder / name
-                facts = train(
-                    rows,
-                    shape,
-                    seed=0,
-                    tokens=tokens,
-                    folder=folder,
-                    tokenizer_folder=Path(tokenizer),
-                    device=device,
-                )
-        read = self.evaluate_bytes / 3  # tokens of the target, about; reading one costs a third of training on it
-        return {"seconds": (self.tokens + read / 3) / facts["tokens_per_second"]}
+            seconds = seconds_to_train(shape, vocabulary, shape.recipe(self.tokens), device)
+        read = self.evaluate_bytes / BYTES_PER_TOKEN  # forward passes alone, a third of what training on them costs
+        return {"seconds": seconds * (1 + read / 3 / self.tokens)}
