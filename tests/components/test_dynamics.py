@@ -89,3 +89,31 @@ def test_a_score_asked_for_twice_or_unknown_is_refused(language_models):
         build(find("score", "dynamics"), {**options, "scores": ["el2n", "el2n"]})
     with pytest.raises(SpecError, match=r"^scores.*'forgetting'"):
         build(find("score", "dynamics"), {**options, "scores": ["forgetting"]})
+
+
+# ---- in a run ----
+
+
+def spec(corpus, keep):
+    train = {"name": "proxy", "on": {"random": {"tokens": 3000}}, "size": "tiny", **keep}
+    some = {"dynamics": {"model": "proxy", "scores": ALL, "most_tokens": 16, "where": "source = 'web'"}}
+    return {"corpus": {"paths": str(corpus), "max_bad_fraction": 0.1}, "stages": [{"train": train}, {"score": [some]}]}
+
+
+def test_a_train_stage_hands_on_its_checkpoints(run_spec, corpus, tmp_path):
+    ran = run_spec(spec(corpus, {"keep": 2}), tmp_path)
+    values = [ran.values(f"dynamics_{name}") for name in ALL]
+    known = [doc_id for doc_id, tokens in ran.values("dynamics_tokens").items() if tokens]
+    assert len(known) > 40
+    assert all(value[doc_id] > 0 for value in values for doc_id in known)
+
+
+def test_a_check_says_that_checkpoints_are_missing_before_anything_is_trained(corpus, tmp_path):
+    from tamis.pipeline.rehearsal import rehearse
+    from tamis.pipeline.spec import load_spec
+
+    for name, keep in (("with", {"keep": 2}), ("without", {})):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(spec(corpus, keep)), encoding="utf-8")
+    assert "dynamics_vog" in rehearse(load_spec(tmp_path / "with.yaml"))
+    with pytest.raises(SpecError, match="vog expected a model that kept 2 checkpoints or more, got 0 of proxy"):
+        rehearse(load_spec(tmp_path / "without.yaml"))
