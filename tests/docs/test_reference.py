@@ -20,7 +20,7 @@ def components():
     from tamis.families import FAMILIES, names
 
     return [(verb, name) for verb in FAMILIES for name in names(verb)] + [
-        ("pipeline", name) for name in ("census", "identities", "tokens", "compare", "diversity")
+        ("pipeline", name) for name in ("census", "identities", "tokens", "compare", "verify", "diversity")
     ]
 
 
