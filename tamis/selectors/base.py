@@ -7,7 +7,7 @@ The budget is never exceeded: the first document that does not fit ends the arm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -107,16 +107,23 @@ class Selector(Component):
     def steps(self, pool: Pool) -> Steps:
         return (yield from self.chosen(pool, partial(self.priority, pool=pool)))
 
-    def chosen(self, pool: Pool, priority: Priority) -> Steps:
-        """The exact cut; a program that knows its ranking only after steps of its own ends with `yield from` it.
+    def approved(self, pool: Pool) -> Generator[Use, Any, None]:
+        """Waits for the verdicts on what it uses; before steps that cost much it is used with `yield from`.
 
-        Raises RunFailedError if a column it uses was verified and does not predict what training does.
+        Raises RunFailedError if a column does not predict what training does.
         """
         for stage in dict.fromkeys(gate.stage for gate in self.gates if gate.stage):
             verdict = yield Use(stage)
             for gate in self.gates:
                 if gate.stage == stage:
                     _check(gate, pool.name, verdict)
+
+    def chosen(self, pool: Pool, priority: Priority) -> Steps:
+        """The exact cut; a program that knows its ranking only after steps of its own ends with `yield from` it.
+
+        Raises RunFailedError as `approved` does.
+        """
+        yield from self.approved(pool)
         budget = self.budget_tokens or self.budget_documents
         cut, tie_cut = EVERYTHING, EVERYTHING
         if budget is not None:

@@ -232,6 +232,16 @@ def test_an_estimate_that_nobody_verified_is_told_of(known):
     assert known.before(top("influence", trust=["influence"])).notes() == []
 
 
+def test_a_selector_that_takes_influence_itself_waits_for_the_verdict_on_its_stage(known):
+    options = {"alpha": 1.0, "threshold": 0.0, "portion": 5, "most_pulls": 9, "influence": "influence"}
+    bandit = build(find("select", "cluster_bandit"), options)
+    assert known.before(bandit).gates == (Gate("influence", "", ""),)
+    known.verified("verify_influence", ["influence_sum / n_tokens", "influence_sum"])
+    waiting = known.before(bandit)
+    assert waiting.gates == (Gate("influence", "verify_influence", "influence_sum"),)
+    assert set(waiting.uses) == {"influence", "verify_influence"}
+
+
 def test_trust_is_of_columns_that_are_used(known):
     known.verified("verify_influence", ["influence"])
     assert known.before(top("influence", trust=["influence"])).gates == ()
