@@ -173,6 +173,14 @@ def test_order_and_batches_change_nothing(options):
         assert again == findings
 
 
+def test_documents_that_share_an_id_are_one_draw_whichever_comes_first():
+    table = pool_of()
+    shared = table.set_column(0, "doc_id", pa.array([f"d{i // 2}" for i in range(table.num_rows)]))
+    games = [played(bandit(draws=10), shared.take(pa.array(order)))[1] for order in (range(305), range(304, -1, -1))]
+    assert games[0] == games[1]
+    assert games[0].content["documents_looked_at"] < played(bandit(draws=10), table)[1].content["documents_looked_at"]
+
+
 @pytest.mark.parametrize("budget", [1, 30, 31, 800, 2000, 100_000])
 def test_the_budget_is_never_exceeded(budget):
     table, findings = played(bandit(threshold=-5.0, budget_tokens=budget), pool_of())
