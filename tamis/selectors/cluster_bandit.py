@@ -100,6 +100,7 @@ class ClusterBandit(Selector):
         return [*super().notes(), line]
 
     def steps(self, pool: Pool) -> Steps:
+        yield from self.approved(pool)
         counted = yield Fold(self.reads, self._count, merge=added)
         cells = self._cells(pool, counted)
         found = yield Fold(self.reads, partial(self._look, pool, cells), merge=partial(joined, self.draws))
