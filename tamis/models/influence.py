@@ -163,10 +163,11 @@ def mean_gradient(language_model: LanguageModel, ids: Tokens, offsets: Int64) ->
         found = exact(slope.flatten(0, 1).float().T @ a.flatten(0, 1).float())
         sums[name] = sums[name].add_(found) if name in sums else found
 
-    windows = windows_of(offsets, language_model.context)
-    for batch in batches_of(ids, windows, language_model.end, language_model.device):
+    windows, device = windows_of(offsets, language_model.context), language_model.device
+    tokens = int(windows.tokens.sum())
+    for batch in batches_of(ids, windows, language_model.end, device, min(tokens, device.batch_tokens)):
         backward(language_model, batch, take)
-    return {name: total / int(windows.tokens.sum()) for name, total in sums.items()}
+    return {name: total / tokens for name, total in sums.items()}
 
 
 def random_compass(language_model: LanguageModel, names: tuple[str, ...]) -> Compass:
