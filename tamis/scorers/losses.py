@@ -70,7 +70,7 @@ class Losses(Scorer):
             losses = losses_in_place(model.model, ids, windows, end=model.end, device=model.device)
         nats = sums_of(losses, offsets[:-1], offsets[1:])
         unknown = (np.diff(offsets) == 0) | ~np.isfinite(nats)
-        lowest = pa.array(lowest_means(losses, offsets).ravel())
+        lowest = pa.array(lowest_means(losses, offsets).ravel(), mask=np.repeat(unknown, TENTHS))
         return {
             **_totals(nats, np.diff(offsets), unknown),
             "_lowest": pa.FixedSizeListArray.from_arrays(lowest, TENTHS, mask=pa.array(unknown)),

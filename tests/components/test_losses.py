@@ -24,7 +24,7 @@ from tamis.pipeline.rehearsal import rehearse
 from tamis.pipeline.spec import load_spec
 from tamis.scorers.losses import Losses
 from tamis.scorers.min_k import MinK
-from tamis.scorers.perplexity import Perplexity, counted, merge_counts
+from tamis.scorers.perplexity import Perplexity, Ranks, counted, merge_counts
 from tamis.steps import Batch, Pool
 
 pytestmark = pytest.mark.train
@@ -173,6 +173,17 @@ def test_counts_merge_in_any_order():
     pairs = list(zip(*(np.concatenate(columns).tolist() for columns in zip(*parts, strict=True)), strict=True))
     expected = sorted({(group, place): pairs.count((group, place, 1)) for group, place, _ in pairs}.items())
     assert [((g, p), n) for g, p, n in zip(*(whole[k].tolist() for k in whole), strict=True)] == expected
+
+
+def test_a_frozen_fit_places_what_it_has_not_seen():
+    group, place = np.array([7, 7, 7, 9], np.uint64), np.array([10, 10, 30, 5])
+    ranks = Ranks.of(counted(group, place, np.ones(4, np.int64)))
+    asked = {(7, 9): 0, (7, 10): 1 / 3, (7, 20): 2 / 3, (7, 30): 5 / 6, (7, 31): 1, (9, 5): 0.5, (9, 4): 0, (9, 6): 1}
+    found = ranks.percentile(
+        *(np.array(column, kind) for column, kind in zip(zip(*asked, strict=True), (np.uint64, np.int64), strict=True))
+    )
+    assert found.tolist() == pytest.approx(list(asked.values()))
+    assert np.isnan(ranks.percentile(np.array([8], np.uint64), np.array([5]))).all()
 
 
 @pytest.mark.parametrize("bands", [[0.6, 0.3], [0.3, 0.3], [0], [1.0], ["low"]])
