@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from tamis.models.reference import ModelRef, digests_of, stages_in, trained
 from tamis.models.rows import Chosen, draw
 from tamis.steps import Batch, Fold, Pool, Steps, Summary, Train, Workshop
 
+TIMED = 64  # documents that `tamis check` projects
 SAMPLE = "gradients"  # the stream that decides which documents the curvature is measured on
 
 
@@ -87,9 +89,16 @@ class Gradients(Embedder):
         return {"model": self.model, "documents": len(offsets) - 1, "tokens": len(ids), **self._shape(space)}
 
     def _pretend(self, pool: Pool, model: str, workshop: Workshop) -> dict[str, Any]:
-        space = self._plain(pool, model)
+        """Projections that are not whitened, and how long the sample would take, if the pool has as many documents."""
+        from tamis.models.language import language_model
+
+        read, space = language_model(model), self._plain(pool, model)
         space.save(workshop.folder)
-        return {"model": self.model, **self._shape(space)}
+        texts = next(workshop.documents(None, ("doc_id", "text")))["text"].slice(0, TIMED).to_pylist()
+        began = time.perf_counter()
+        space.vectors(read, *read.tokenizer.encode(texts))
+        seconds = (time.perf_counter() - began) / max(1, len(texts)) * self.sample
+        return {"model": self.model, "_seconds": seconds, **self._shape(space)}
 
     def _plain(self, pool: Pool, model: str) -> Any:
         from tamis.models.gradients import linear_layers

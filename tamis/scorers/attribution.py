@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from tamis.steps import Batch, Documents, Pool, Steps, Train, Use, Workshop
 Float64 = npt.NDArray[np.float64]
 
 DIRECTIONS = "directions.npy"
+TIMED_WINDOWS = 8  # that `tamis check` looks at
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Attribution(Scorer):
         model = (yield from trained(space["model"]))["folder"]
         aim = partial(self._aim, pool, model, space["folder"])
         over = tuple(self._targets.values())
-        found = yield Train("directions", (), aim, over=over, pretend=partial(self._pretend, space["folder"]))
+        pretend = partial(self._pretend, model, space["folder"])
+        found = yield Train("directions", (), aim, over=over, pretend=pretend)
         return self.map(pool, partial(self._score, found["folder"]))
 
     def _aim(self, pool: Pool, model: str, space: str, workshop: Workshop) -> dict[str, Any]:
@@ -96,13 +99,21 @@ class Attribution(Scorer):
         np.save(workshop.folder / DIRECTIONS, np.stack(directions))
         return {"target_tokens": tokens}
 
-    def _pretend(self, space: str, workshop: Workshop) -> dict[str, Any]:
-        """Directions that point anywhere."""
+    def _pretend(self, model: str, space: str, workshop: Workshop) -> dict[str, Any]:
+        """Directions that point anywhere, and how long the gradients of targets of that size would take."""
+        from tamis.models.influence import mean_gradient
+        from tamis.models.language import language_model
         from tamis.models.projection import space_in
 
         anywhere = np.eye(len(self._targets), space_in(space, "cpu").dimensions, dtype=np.float32)
         np.save(workshop.folder / DIRECTIONS, anywhere)
-        return {"target_tokens": {}}
+        read = language_model(model)
+        tokens = TIMED_WINDOWS * read.context
+        began = time.perf_counter()
+        with read.device.alone():
+            mean_gradient(read, np.full(tokens, read.end, np.uint32), np.arange(0, tokens + 1, read.context))
+        seconds = (time.perf_counter() - began) / tokens * self.target_tokens * len(self._targets)
+        return {"target_tokens": {}, "_seconds": seconds}
 
     def _score(self, folder: str, batch: Batch) -> Scores:
         directions = np.load(Path(folder) / DIRECTIONS, allow_pickle=False)

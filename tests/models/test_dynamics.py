@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 from tamis.models import build, dynamics, head, sizes
 from tamis.models.device import Device, choose
 from tamis.models.gradients import linear_layers
+from tamis.models.influence import build_compass
 from tamis.models.language import LanguageModel
 
 pytestmark = [pytest.mark.train, pytest.mark.usefixtures("one_thread")]
@@ -161,6 +162,18 @@ def test_inner_products_of_tokens_and_whole_gradients_give_the_same_norm():
         a, slope = (torch.randn(6, length, d, generator=generator) for d in (d_in, d_out))
         expected = torch.einsum("bto,bti->boi", slope.double(), a.double()).square().sum((1, 2))
         torch.testing.assert_close(dynamics._squares(a, slope), expected, rtol=1e-5, atol=0.0)
+
+
+def test_a_documents_influence_on_itself_is_its_squared_norm(documents):
+    """With the identity for curvature; influence is on the mean loss of the query, so by its tokens."""
+    lm = language(llama())
+    ids, offsets = documents
+    norms = dynamics.squared_norms(lm, ids, offsets)
+    for i in np.flatnonzero(LENGTHS).tolist():
+        own = (ids, offsets[i : i + 2])
+        compass = build_compass(lm, own, {"itself": own}, how="identity")
+        influence, tokens = compass.scores(lm, *own, None)
+        assert influence[0, 0] * tokens[0] == pytest.approx(norms[i], rel=1e-4)
 
 
 def test_how_many_gradients_are_held_changes_no_bit(documents, monkeypatch):
