@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tamis.models.sizes import Recipe
 
@@ -33,6 +33,8 @@ class Prune:
     until : the share of the epochs after which nothing is left out any more.
     Source: Qin et al., InfoBatch (ICLR 2024), algorithm 1, with a draw by row instead of an exact count.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = 0.5
     until: Annotated[float, Field(ge=0, le=1)] = 0.875

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ class Reweight:
     anneal : cosine goes from the temperature `start` at the end of the burn-in to `temperature` at the end of the run.
     Source: Sow et al., Dynamic Loss-Based Sample Reweighting (ICLR 2025), and its code.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     strategy: Literal["lin_upper", "quadratic", "extremes"] = "lin_upper"
     temperature: Annotated[float, Field(gt=0)] = 1.0

@@ -25,32 +25,12 @@ from tamis.models.reweighting import Reweight
 from tamis.models.rows import Chosen, Drawn, draw
 from tamis.models.sizes import Size, size, size_in
 from tamis.models.tokenizer import Tokenizer
+from tamis.pipeline.stages.trained_on import On, OnArm, OnSlice, has_key, union
 from tamis.steps import Batch, Columns, Component, Documents, Fold, Map, Pool, Steps, Summary, Train, Use, Workshop
 
 MARGIN = 1.1  # documents drawn over the tokens wanted: `n_tokens` is an estimate
 TIMES = ("tokens_per_second", "mfu")  # what differs from run to run
 SLICE = "slice"  # one stream for all models: a larger slice holds every smaller one
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Documents drawn from the pool by a hash of their ids, as many as hold `tokens` tokens; slices nest."""
-
-    tokens: Annotated[int, Field(gt=0)]
-
-
-@dataclass(frozen=True)
-class OnSlice:
-    """`{random: {tokens: …}}`."""
-
-    random: Slice
-
-
-@dataclass(frozen=True)
-class OnArm:
-    """`{arm: …}`: the documents of a select stage, as often as it uses them."""
-
-    arm: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +52,7 @@ class TrainModel(Component):
     the documents beside the pool that were.
     """
 
-    on: OnSlice | OnArm | Documents
+    on: On
     start: ModelRef | None = None
     size: str | None = None
     tokens: Annotated[int, Field(gt=0)] | None = None
@@ -148,8 +128,8 @@ class TrainModel(Component):
         yield Train("model", (), fit, pretend=partial(self._pretend, told, tokenizer, start))
         last = np.uint64(rows["last_hash"])
         if isinstance(self.on, Documents):
-            seen = yield Fold(("text",), partial(self._keys, pool, last), over=self.on, merge=_union)
-            return Map(("text",), self.columns(pool.name), partial(_has_key, pool.name, seen["keys"]))
+            seen = yield Fold(("text",), partial(self._keys, pool, last), over=self.on, merge=union)
+            return Map(("text",), self.columns(pool.name), partial(has_key, pool.name, seen["keys"]))
         return Map(self._narrow, self.columns(pool.name), partial(self._was_drawn, pool, last))
 
     @property
@@ -281,14 +261,3 @@ class TrainModel(Component):
 def _tokens_in(drawn: Drawn) -> int:
     """Tokens of all documents drawn, end tokens counted, as often as they are used."""
     return int(((np.diff(drawn.offsets) + 1) * drawn.uses).sum())
-
-
-def _union(one: Summary, other: Summary) -> Summary:
-    return {"keys": np.unique(np.concatenate([one["keys"], other["keys"]]), axis=0)}
-
-
-def _has_key(name: str, keys: npt.NDArray[np.uint64], batch: Batch) -> Columns:
-    high, low, has_words = exact_keys(batch.words)
-    place = np.minimum(np.searchsorted(keys[:, 0], high), max(len(keys) - 1, 0))
-    found = has_words & (keys[place, 0] == high) & (keys[place, 1] == low) if len(keys) else np.zeros(len(batch), bool)
-    return {f"in_training_{name}": found}
