@@ -101,7 +101,7 @@ def funnel(run: Run, connection: duckdb.DuckDBPyConnection, arm: Arm, sources: S
 def fate_order(arm: Arm, fate: str) -> tuple[int, str]:
     """Conditions as they are written, then what could not be used, then the cut, then what was kept."""
     wheres = [f"where: {text}" for text in arm.conjuncts]
-    rest = [UNUSABLE, "quarantined", "no score", "cut", KEPT]
+    rest = [UNUSABLE, "quarantined", "no score", "no cluster", "cluster not taken", "cut", KEPT]
     known = [*wheres, *rest]
     return (known.index(fate) if fate in known else len(wheres), fate)
 

@@ -70,6 +70,7 @@ class Influence(Scorer):
     most_tokens: Annotated[int, Field(gt=0)] = 1024
     checkpoints: Annotated[int, Field(ge=1, le=16)] = 1
 
+    trains: ClassVar[bool] = True
     extra: ClassVar[str | None] = "train"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
@@ -182,7 +183,12 @@ class Influence(Scorer):
                 compass = build_compass(_at(model, mark), sample, queries, how, self.damping, pool.seed, report)
                 compass.save(place)
                 facts = {key: value for key, value in compass.facts.items() if key != "ridges"}
-        return facts
+        return {**facts, **self._needle}
+
+    @property
+    def _needle(self) -> dict[str, Any]:
+        """What others have to know to ask the compass about documents of their own."""
+        return {"model": self.model, "most_tokens": self.most_tokens, "checkpoints": self.checkpoints}
 
     def _pretend(self, folder: str, marks: Sequence[Told], workshop: Workshop) -> dict[str, Any]:
         """Compasses that point anywhere, and how long the real ones would take."""
@@ -202,7 +208,7 @@ class Influence(Scorer):
             compass.scores(model, *some, None)
         passes = PASSES[self.curvature] * self.sample_tokens + len(names) * self.target_tokens
         seconds = (time.perf_counter() - began) / tokens * passes * len(marks)
-        return {"sample_tokens": self.sample_tokens, "_seconds": seconds}
+        return {"sample_tokens": self.sample_tokens, **self._needle, "_seconds": seconds}
 
     def _score(self, folder: str, marks: Sequence[Told], compasses: str, batch: Batch) -> Scores:
         from tamis.models.influence import compass_in

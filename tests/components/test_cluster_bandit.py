@@ -419,3 +419,50 @@ def test_a_rehearsal_computes_a_few_influences_and_tells_how_long_all_may_take(c
     assert told[0]["_seconds"] > 0
     assert set(found["arm_repeats"].to_pylist()) == {0, 1}
     assert "at most 36 influences are computed" in bandit(**INFLUENCE).notes()[-1]
+
+
+def test_in_a_run_the_influence_of_a_stage_chooses_and_shards_change_nothing(
+    run_spec, write_corpus, documents, target, language_models, tmp_path
+):
+    pytest.importorskip("faiss")
+    budget = 3000
+    stages = [
+        {"embed": {"by": "hashed_ngrams"}},
+        {"score": [{"prototypes": {"clusters": 6}}, {"uniform": {"as": "spot"}}]},
+        {
+            "score": {
+                "influence": {
+                    "as": "helpful",
+                    "model": str(language_models["conditional"]),
+                    "target": str(target),
+                    "sample_tokens": 2000,
+                    "target_tokens": 500,
+                    "most_tokens": 48,
+                    "where": "spot < 0.3",
+                }
+            }
+        },
+        {
+            "select": {
+                "name": "curated",
+                "by": {
+                    "cluster_bandit": {
+                        "influence": "helpful", "alpha": 0.5, "threshold": 0.0, "portion": 20, "draws": 4, "most_pulls": 9,
+                    }
+                },
+                "budget_tokens": budget,
+            }
+        },
+    ]  # fmt: skip
+    arms, findings = [], []
+    for shards in (1, 4):
+        pool = write_corpus(tmp_path / f"pool{shards}", documents, shards, backwards=shards > 1)
+        specification = {"corpus": {"paths": str(pool), "max_bad_fraction": 0.05}, "seed": 3, "stages": stages}
+        ran = run_spec(specification, tmp_path / f"run{shards}")
+        arms.append(ran.table(["n_tokens", "curated_repeats", "curated_reason"]))
+        findings.append((ran.folder / "findings" / "curated.json").read_bytes())
+        assert any("documents looked at" in line for line in ran.lines)
+    assert arms[0].equals(arms[1])
+    assert findings[0] == findings[1]
+    used = sum(row["n_tokens"] for row in arms[0].to_pylist() if row["curated_repeats"])
+    assert budget / 2 < used <= budget
