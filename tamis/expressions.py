@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
+import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tamis.errors import SpecError
@@ -24,6 +28,8 @@ _REFUSED_CLASSES = {
     "LAMBDA": "a lambda",
     "POSITIONAL_REFERENCE": "a column by its position",
 }
+FOLDS = ("rank", "zscore")  # scorers that an expression of a stage may call like functions
+_CALLS_FOLD = re.compile(rf"\b({'|'.join(FOLDS)})\s*\(", re.IGNORECASE)
 _VOLATILE = frozenset(
     {
         "random",
@@ -132,6 +138,11 @@ class Expression:
             name = str(node.get("function_name", "")).lower()
             if node["class"] == "FUNCTION" and (name in _aggregates() or name in _VOLATILE):
                 refused = f"{name}()"
+            if node["class"] == "FUNCTION" and name in FOLDS:
+                raise SpecError(
+                    f"{self.text!r}: {name}() is about all documents; call it in `where:` or `score:` of a stage, "
+                    f"elsewhere add the scorer {name!r} and use its column"
+                )
             if refused:
                 raise SpecError(
                     f"{self.text!r}: expected a row-wise, deterministic expression, got {refused}; "
@@ -160,6 +171,53 @@ class Expression:
     def over(self, table: pa.Table | pa.RecordBatch) -> pa.Array:
         """Its value for every row of the table (a null where it is NULL)."""
         return evaluate([self.text], table)[0]
+
+    def numbers(self, table: pa.Table | pa.RecordBatch) -> npt.NDArray[np.float64]:
+        """Its value as a number for each of n rows: float64, (n), NaN where it is NULL."""
+        return np.asarray(self.over(table).cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+@dataclass(frozen=True)
+class GlobalFold:
+    """A call like `rank(x)`: the scorer, what it is called with, and the column that its value is found in."""
+
+    scorer: str
+    of: str
+    column: str
+
+
+def without_folds(text: str) -> tuple[str, tuple[GlobalFold, ...]]:
+    """An expression with a column in place of each `rank(…)` and `zscore(…)`, and what is in these columns.
+
+    The column of `rank(x)` is `rank_x`; of what is more than a column, it has a hash in its name. What an inner call
+    needs comes first. Raises SpecError for a call without exactly one argument.
+    """
+    if not _CALLS_FOLD.search(text):
+        return text, ()
+    tree = _tree(text)["statements"][0]["node"]["select_list"][0]
+    found: dict[str, GlobalFold] = {}
+    rewritten = _without_folds(text, tree, found)
+    return (_sql_of(rewritten) if found else text), tuple(found.values())
+
+
+def _without_folds(text: str, node: Any, found: dict[str, GlobalFold]) -> Any:
+    if isinstance(node, list):
+        return [_without_folds(text, item, found) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: _without_folds(text, value, found) for key, value in node.items()}
+    name = str(node.get("function_name", "")).lower()
+    if node.get("class") != "FUNCTION" or name not in FOLDS or node.get("schema"):
+        return inner
+    given = [item["expression"] for item in inner["arguments"]] if "arguments" in inner else inner["children"]
+    if len(given) != 1 or node.get("distinct") or node.get("filter"):
+        raise SpecError(f"{text!r}: {name} expects one expression over columns, e.g. {name}(importance)")
+    of = _sql_of(given[0])
+    plain = given[0]["class"] == "COLUMN_REF" and re.fullmatch(r"\w+", given[0]["column_names"][0])
+    known_by = given[0]["column_names"][0] if plain else hashlib.blake2b(of.encode(), digest_size=4).hexdigest()
+    fold = GlobalFold(name, of, f"{name}_{known_by}")
+    found[fold.column] = fold
+    return _tree(fold.column)["statements"][0]["node"]["select_list"][0]
 
 
 def _sql_of(expression: dict[str, Any]) -> str:
@@ -214,6 +272,8 @@ def _nan_is_null(field: pa.Field) -> str:
 
 def kinds(texts: Sequence[str], schema: Mapping[str, pa.DataType]) -> list[pa.DataType]:
     """The Arrow types of expressions over columns of these types. Raises SpecError when they do not type-check."""
+    if not texts:
+        return []
     empty = pa.schema(list(schema.items())).empty_table()
     try:
         return [array.type for array in evaluate(texts, empty)]

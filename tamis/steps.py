@@ -314,6 +314,11 @@ class Component(ABC):
         """Names of the stages whose training it uses."""
         return ()
 
+    @property
+    def numbers(self) -> Sequence[str]:
+        """Expressions over columns that it takes for numbers."""
+        return ()
+
     def contents(self) -> Sequence[str]:
         """Digests of the files that its options name, documents aside: a part of what its results are known by."""
         return ()

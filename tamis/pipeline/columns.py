@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -37,12 +37,13 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
                 raise spec.fail(program.line, f"{program.label}: {_missing(column, known, spec, program)}")
         score = getattr(component, "score", None)
         scores = score if isinstance(score, tuple) else (score,)
-        for text in filter(None, (program.where, getattr(component, "where", None), *scores)):
-            if isinstance(text, str):
-                try:
-                    kinds([text], known)
-                except SpecError as error:
-                    raise spec.fail(program.line, f"{program.label}: {error}") from error
+        texts = [program.where, getattr(component, "where", None), *scores]
+        try:
+            for text in texts:
+                kinds([text] if isinstance(text, str) else [], known)
+            _check_numbers(component.numbers, known)
+        except SpecError as error:
+            raise spec.fail(program.line, f"{program.label}: {error}") from error
         for column, kind in component.columns(program.name).items():
             if column.lower() in {name.lower() for name in known}:  # DuckDB does not tell cases apart
                 raise spec.fail(
@@ -51,6 +52,15 @@ def check_columns(spec: Spec, base: Mapping[str, pa.DataType]) -> dict[str, pa.D
                 )
             known[column] = kind
     return known
+
+
+def _check_numbers(texts: Sequence[str], known: Mapping[str, pa.DataType]) -> None:
+    for text in texts:
+        (kind,) = kinds([text], known)
+        if not (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or kind == pa.bool_()
+        ):
+            raise SpecError(f"{text!r}: expected a number for each document, got {kind}")
 
 
 def _missing(column: str, known: Mapping[str, Any], spec: Spec, program: ProgramSpec) -> str:

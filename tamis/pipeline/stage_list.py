@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import SpecError, missing_extra
-from tamis.expressions import Expression
+from tamis.expressions import Expression, without_folds
 from tamis.families import build, find, options_of
 from tamis.pipeline.gates import Gates
 from tamis.pipeline.passages import marks_spans
@@ -83,8 +83,7 @@ class StageList:
             raise self._fail(line, f"train: expected name: and on: (and from: or size:), got {shown(node)}")
         yield from self._tokens()
         lines = self._reader.lines(node)
-        said = {key: node[key] for key in ("where",) if key in node}
-        self._check_expression("where", said.get("where"), lines.get("where", line))
+        said = yield from self._where(node, lines, line)
         options = _with_start(node, lines, ("name", "where"))
         built = self._make("pipeline", "train", options, line, lines)
         name = str(node["name"])
@@ -102,14 +101,12 @@ class StageList:
             raise self._fail(line, f"verify: expected score: and target: (and subsets:, tokens:), got {shown(node)}")
         yield from self._tokens()
         lines = self._reader.lines(node)
-        said = {key: node[key] for key in ("where",) if key in node}
-        self._check_expression("where", said.get("where"), lines.get("where", line))
+        said = yield from self._where(node, lines, line)
         options = _with_start(node, lines, ("as", "where"))
+        options["score"] = yield from self._expression("score", node["score"], lines["score"])
         if isinstance(node["score"], str):
-            options["score"] = [node["score"]]
+            options["score"] = [options["score"]]
         built = self._make("pipeline", "verify", options, line, lines)
-        for score in built.score:
-            self._check_expression("score", score, lines["score"])
         name = str(node.get("as", "verify" if len(built.score) > 1 else f"verify_{built.score[0].strip()}"))
         if "as" not in node and not name.replace("_", "a").isalnum():
             raise self._fail(lines["score"], "verify: expected a name for the verdict on an expression; add `as:`")
@@ -126,9 +123,14 @@ class StageList:
         lines = {**self._reader.lines(node), **self._reader.lines(options)}
         if twice := [key for key in outer if key in options]:
             raise self._fail(lines[twice[0]], f"select: {twice[0]} stands beside by: and within it; keep one of them")
-        built = self._make("select", component, {**outer, **options}, own_line, lines)
+        given = {**outer, **options}
         for key in ("where", "score"):
-            self._check_expression(key, getattr(built, key, None), lines.get(key, line))
+            if key in given:
+                given[key] = yield from self._expression(key, given[key], lines.get(key, line))
+        built = self._make("select", component, given, own_line, lines)
+        self._check_uses(built, f"select {node['name']}", line)
+        for ask in built.asks():
+            yield from self._ask(ask, line, {})
         try:
             built = self._gates.before(built)
         except SpecError as error:
@@ -165,8 +167,7 @@ class StageList:
         if "diversity" in self._names:
             raise self._fail(line, "diversity: expected one per file, got a second; name all arms in one")
         lines = self._reader.lines(node) if node else {}
-        said = {key: node[key] for key in ("where",) if node and key in node}
-        self._check_expression("where", said.get("where"), lines.get("where", line))
+        said = yield from self._where(node or {}, lines, line)
         options = {"arms": list(self._arms), **{key: value for key, value in (node or {}).items() if key != "where"}}
         built = self._make("pipeline", "diversity", options, line, lines)
         self._check_arms("diversity", built.arms, lines.get("arms", line))
@@ -222,7 +223,7 @@ class StageList:
         if said.get("fit", "frozen") != "frozen":
             expected = "expected frozen (keep what was fitted when the corpus grows)"
             raise self._fail(lines.get("fit", line), f"fit: {expected}, got {said['fit']!r}")
-        self._check_expression("where", said.get("where"), lines.get("where", line))
+        said |= yield from self._where(said, lines, line)
         own = {key: value for key, value in options.items() if key not in STAGE_KEYS}
         built = self._make(verb, component, own, line, lines)
         name = said.get("as", default or component)
@@ -278,12 +279,33 @@ class StageList:
             option = str(error).split(":")[0].split(".")[0]
             raise self._fail((lines or {}).get(option, line), str(error)) from error
 
-    def _check_expression(self, key: str, text: Any, line: int) -> None:
-        if isinstance(text, str):
-            try:
-                Expression(text)
-            except SpecError as error:
-                raise self._fail(line, f"{key}: {error}") from error
+    def _where(
+        self, node: Mapping[str, Any], lines: Mapping[str, int], line: int
+    ) -> Generator[ProgramSpec, None, dict[str, Any]]:
+        """The `where:` of a stage that has one."""
+        if "where" not in node:
+            return {}
+        return {"where": (yield from self._expression("where", node["where"], lines.get("where", line)))}
+
+    def _expression(self, key: str, text: Any, line: int) -> Generator[ProgramSpec, None, Any]:
+        """Expressions with columns in place of `rank(…)` and `zscore(…)`; the scorers that make these come first."""
+        if isinstance(text, list):
+            several = []
+            for each in text:
+                rewritten = yield from self._expression(key, each, line)
+                several.append(rewritten)
+            return several
+        if not isinstance(text, str):
+            return text
+        try:
+            rewritten, folds = without_folds(text)
+            for each in (rewritten, *(fold.of for fold in folds)):
+                Expression(each)
+        except SpecError as error:
+            raise self._fail(line, f"{key}: {error}") from error
+        for fold in folds:
+            yield from self._ask(Ask("score", fold.scorer, fold.column, {"of": fold.of}), line, {})
+        return rewritten
 
     def _program(
         self, verb: str, component: str, name: str, built: Any, line: int, said: Mapping[str, Any] | None = None

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-
 from tamis.expressions import Expression
 from tamis.selectors.base import Float64, Selector
 from tamis.steps import Batch, Pool
@@ -12,8 +9,7 @@ from tamis.steps import Batch, Pool
 
 def scores(expression: str, batch: Batch) -> Float64:
     """An expression's value per document: float64, (n); NaN where it is NULL."""
-    values = Expression(expression).over(batch.table).cast(pa.float64())
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+    return Expression(expression).numbers(batch.table)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,9 +79,11 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("score", "overlap"): {"against": TARGET, "ngram_words": 4},
     ("score", "perplexity"): {"model": LANGUAGE_MODEL, "per": "source"},
     ("score", "prototypes"): {"clusters": 8},
+    ("score", "rank"): {"of": "stars"},
     ("score", "repetition"): {},
     ("score", "uniform"): {},
     ("score", "vendi"): {},
+    ("score", "zscore"): {"of": "stars / 2 - n_bytes"},
     ("select", "cluster_bandit"): {
         "score": "length",
         "alpha": 0.5,
