@@ -41,7 +41,7 @@ class Device:
     @property
     def batch_tokens(self) -> int:
         """Inputs of a batch that is scored. On a CPU more than this gains nothing: the products stay in the cache."""
-        return {"cuda": 1 << 16}.get(self.kind, 1 << 11)
+        return {"cuda": 1 << 14}.get(self.kind, 1 << 11)
 
     def alone(self) -> AbstractContextManager[None]:
         """On a CPU, torch on one thread: sums are then in one order everywhere, and shards run in parallel."""
