@@ -44,7 +44,8 @@ def folder(tmp_path_factory, run_spec, write_corpus):
                 "name": "pulled",
                 "by": {
                     "cluster_bandit": {
-                        "clusters": "prototypes_centroid", "score": "loss_reduction", "alpha": 1.0, "threshold": -9.0, "portion": 1_000, "most_pulls": 9,
+                        "clusters": "prototypes_centroid", "score": "loss_reduction",
+                        "alpha": 1.0, "threshold": -9.0, "portion": 1_000, "most_pulls": 9,
                     }
                 },
                 "trust": ["loss_reduction"],
