@@ -13,13 +13,17 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from pool import side_by_side, table
 
 MEDIAN, SIGMA = 250, 1.0  # of a document's tokens
+MIXED = {
+    "cpu": 1 << 17,
+    "cuda": 1 << 22,
+}  # at least: batches of one length are filled up, which a shard's many documents hide
 TOKENS = {"cpu": {"tiny": 1 << 17, "mini": 1 << 16, "small": 1 << 15}, "cuda": {}}
 FEWEST = {"cpu": 1 << 14, "cuda": 1 << 19}
 
@@ -78,11 +82,14 @@ def measured(arguments: argparse.Namespace, name: str, contender: str) -> dict[s
     size = sizes.size(name)
     device = device_of(arguments.device, size.width)
     tokens = arguments.tokens or TOKENS.get(device.kind, {}).get(name, FEWEST.get(device.kind, 1 << 14))
+    many = tokens if arguments.tokens else max(tokens, MIXED.get(device.kind, 0))
     if contender != "all":
         tokens = min(tokens, 2 * device.batch_tokens)  # memory does not grow with it
     with device.alone():
         model = device.place(build.build(size, arguments.vocabulary, 0))
-        contenders = contenders_of(model, size, device, tokens, [int(each) for each in arguments.queries.split(",")])
+        contenders = contenders_of(
+            model, size, device, (tokens, many), [int(each) for each in arguments.queries.split(",")]
+        )
         for each, (work, _) in contenders.items():
             if contender in ("all", each):
                 work()
@@ -101,9 +108,9 @@ def measured(arguments: argparse.Namespace, name: str, contender: str) -> dict[s
 
 
 def contenders_of(
-    model: Any, size: Any, device: Any, tokens: int, queries: list[int]
+    model: Any, size: Any, device: Any, tokens: tuple[int, int], queries: list[int]
 ) -> dict[str, tuple[Callable[[], object], int]]:
-    """(work, its tokens) by name."""
+    """(work, its tokens) by name. tokens : in full rows, and in mixed documents."""
     import torch
 
     from tamis.models.influence import Compass, random_compass
@@ -112,14 +119,15 @@ def contenders_of(
     class Words:
         end = 0
 
-    random = np.random.default_rng(0)
+    random, (tokens, many) = np.random.default_rng(0), tokens
     count = max(1, tokens // size.row_tokens)
     rows = random.integers(1, model.config.vocab_size, (count, size.row_tokens)).astype(np.uint16)
-    lengths = np.maximum(random.lognormal(np.log(MEDIAN), SIGMA, 1 + tokens // MEDIAN).astype(np.int64), 1)
-    lengths = np.minimum(lengths[: np.searchsorted(np.cumsum(lengths), tokens) + 1], 1024)
+    lengths = np.maximum(random.lognormal(np.log(MEDIAN), SIGMA, 1 + many // MEDIAN).astype(np.int64), 1)
+    lengths = np.minimum(lengths[: np.searchsorted(np.cumsum(lengths), many) + 1], 1024)
     mixed = random.integers(1, model.config.vocab_size, int(lengths.sum())).astype(np.uint16)
     lm = LanguageModel(model, Words(), "", device)  # type: ignore[arg-type]
 
+    @cache
     def placed(some: int) -> Compass:
         made = random_compass(lm, tuple(f"q{i}" for i in range(some)))
         return Compass(made.names, {name: values.to(device.name) for name, values in made.directions.items()})
@@ -136,16 +144,16 @@ def contenders_of(
             loss.backward()
             model.zero_grad(set_to_none=True)
 
-    def influence(compass: Compass, ids: Any, offsets: Any) -> None:
+    def influence(some: int, ids: Any, offsets: Any) -> None:
         model.requires_grad_(False)
-        compass.scores(lm, ids, offsets)
+        placed(some).scores(lm, ids, offsets)
 
     whole = rows.flatten(), np.arange(0, rows.size + 1, size.row_tokens)
     found: dict[str, tuple[Callable[[], object], int]] = {"bare": (bare, rows.size)}
     for some in queries:
-        found[f"full rows, {some} target{'s' * (some > 1)}"] = (partial(influence, placed(some), *whole), rows.size)
+        found[f"full rows, {some} target{'s' * (some > 1)}"] = (partial(influence, some, *whole), rows.size)
     documents = mixed, np.concatenate([[0], np.cumsum(lengths)])
-    found["mixed documents, 1 target"] = (partial(influence, placed(1), *documents), len(mixed))
+    found["mixed documents, 1 target"] = (partial(influence, 1, *documents), len(mixed))
     return found
 
 
