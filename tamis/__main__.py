@@ -109,6 +109,38 @@ def check(stages: Path) -> None:
 
 
 @cli.command()
+@click.argument("documents", nargs=-1, required=True)
+@click.option("--size", "name", default="tiny", show_default=True, help="Of the model: tiny, mini, small, 15m, 60m …")
+@click.option("--tokens", type=click.IntRange(min=1), default=300_000, show_default=True, help="Of each training.")
+@click.option("--rates", help="Learning rates, with commas. [default: half, one, two and four times the size's own]")
+@click.option("--valid", multiple=True, metavar="DOCUMENTS", help="To judge on. [default: a tenth of DOCUMENTS]")
+@click.option("--seeds", type=click.IntRange(min=1, max=100), default=2, show_default=True, help="Trainings per rate.")
+@click.option("--text", default="text", show_default=True, help="The column with the text.")
+@click.option("--workers", type=click.IntRange(min=1), help="Trainings at the same time. [default: all cores]")
+@click.option("--serial", is_flag=True, help="Everything in this process.")
+def sweep(
+    documents: tuple[str, ...],
+    name: str,
+    tokens: int,
+    rates: str | None,
+    valid: tuple[str, ...],
+    seeds: int,
+    text: str,
+    workers: int | None,
+    *,
+    serial: bool,
+) -> None:
+    """Which learning rate? Trains a size on DOCUMENTS at several, and prints bits per byte on held-out text."""
+    from tamis.pipeline.progress import Progress
+    from tamis.pipeline.start import workers_for
+    from tamis.pipeline.sweep import Trial, rates_in, run_sweep
+
+    tried = rates_in(rates) if rates is not None else ()
+    trial = Trial(documents, name, tokens, tried, valid, seeds, text)
+    click.echo(run_sweep(trial, workers_for(workers, serial=serial), Progress()))
+
+
+@cli.command()
 @RUN
 def status(run: Path) -> None:
     """What is done, per stage: shards, documents, speed, failures."""
