@@ -15,7 +15,7 @@ from pydantic import Field
 from tamis import seeds
 from tamis.embedders.base import Embedder
 from tamis.kernels.arrow import Float32
-from tamis.models.reference import ModelRef, digests_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, trained
 from tamis.models.rows import Chosen, draw
 from tamis.steps import Batch, Fold, Pool, Steps, Summary, Train, Workshop
 
@@ -24,7 +24,7 @@ SAMPLE = "gradients"  # the stream that decides which documents the curvature is
 
 
 @dataclass(frozen=True)
-class Gradients(Embedder):
+class Gradients(OfModels, Embedder):
     """The gradient of each document's loss under a language model, projected and whitened: one vector of length one.
 
     The gradients of all linear layers but embedding and head are projected to `dimensions` numbers in all, the same
@@ -48,15 +48,10 @@ class Gradients(Embedder):
 
     seeded: ClassVar[bool] = True
     trains: ClassVar[bool] = True
-    extra: ClassVar[str | None] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.model)
-
-    def contents(self) -> tuple[str, ...]:
-        return digests_of(self.model)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
     @property
     def width(self) -> int:

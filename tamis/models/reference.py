@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ValidationInfo
 
 from tamis.models.folder import content_digest
-from tamis.steps import Ask, Use, absolute
+from tamis.steps import Ask, Component, Use, absolute
 
 STAGE = re.compile(r"\w+")
 
@@ -31,6 +32,25 @@ def _located(name: str, context: ValidationInfo) -> str:
 
 
 ModelRef = Annotated[str, AfterValidator(_located)]  # an option that names a language model
+
+
+class OfModels(Component):
+    """Parent of components that work with language models: which they are says what else a run must know of them."""
+
+    extra: ClassVar[str | None] = "train"
+    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
+
+    @property
+    @abstractmethod
+    def models(self) -> tuple[str | None, ...]:
+        """The models among the options, as the options name them."""
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return stages_in(*self.models)
+
+    def contents(self) -> tuple[str, ...]:
+        return digests_of(*self.models)
 
 
 def stages_in(*models: str | None) -> tuple[str, ...]:

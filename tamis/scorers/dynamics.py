@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tamis.errors import SpecError
-from tamis.models.reference import ModelRef, checkpoints_of, digests_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, checkpoints_of, trained
 from tamis.scorers.base import Scorer, Scores, Values
 from tamis.steps import Batch, Pool, Steps
 
@@ -30,7 +30,7 @@ FEWEST = {"vog": 2, "tracin": 1}  # checkpoints that a score needs
 
 
 @dataclass(frozen=True)
-class Dynamics(Scorer):
+class Dynamics(OfModels, Scorer):
     """How hard a document is for a language model, by its predictions, its gradient and their course in training.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -50,19 +50,13 @@ class Dynamics(Scorer):
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("el2n", "grand")
     most_tokens: Annotated[int, Field(gt=0)] = 1024
 
-    extra: ClassVar[str | None] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
-
     def __post_init__(self) -> None:
         if len(set(self.scores)) < len(self.scores):
             raise ValueError(f"scores: expected each once, got {', '.join(self.scores)}")
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.model)
-
-    def contents(self) -> tuple[str, ...]:
-        return digests_of(self.model)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         own = {f"{name}_{score}": pa.float32() for score in self.scores}

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.errors import ContractError, SpecError
-from tamis.models.reference import ModelRef, checkpoints_of, digests_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, checkpoints_of, trained
 from tamis.models.rows import Chosen, draw
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary, Train, Workshop
@@ -44,7 +44,7 @@ class Named(dict[str, Documents]):
 
 
 @dataclass(frozen=True)
-class Influence(Scorer):
+class Influence(OfModels, Scorer):
     """How much a document helps a language model with a target, per token of the document; more is more helpful.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -71,8 +71,6 @@ class Influence(Scorer):
     checkpoints: Annotated[int, Field(ge=1, le=16)] = 1
 
     trains: ClassVar[bool] = True
-    extra: ClassVar[str | None] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
     def __post_init__(self) -> None:
         if isinstance(self.target, Documents):
@@ -92,11 +90,8 @@ class Influence(Scorer):
         return ("doc_id", "text", "n_bytes")
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.model)
-
-    def contents(self) -> tuple[str, ...]:
-        return digests_of(self.model)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
     @property
     def _targets(self) -> Mapping[str, Documents]:

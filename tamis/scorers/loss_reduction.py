@@ -19,7 +19,7 @@ from tamis.errors import ContractError
 from tamis.kernels.arrow import flattened, text_of
 from tamis.kernels.correlation import BITS, described, moments, whole
 from tamis.kernels.log import log
-from tamis.models.reference import ModelRef, called, losses_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, called, losses_of, trained
 from tamis.models.tokenizer import tokenizer_digest
 from tamis.models.weights import forward_flops
 from tamis.scorers.base import Scorer, Scores
@@ -34,7 +34,7 @@ Trained = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class LossReduction(Scorer):
+class LossReduction(OfModels, Scorer):
     """Loss under a prior model less loss under a conditional one, in nats per token; high is like the target.
 
     prior, conditional : names of `train` stages, or folders with a Hugging Face model and its tokenizer. The
@@ -65,8 +65,8 @@ class LossReduction(Scorer):
         return tuple(losses_of(model, chunk) for model in dict.fromkeys((self.prior, self.conditional)))
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.prior, self.conditional)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.prior, self.conditional)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tamis.errors import ContractError
 from tamis.kernels.lowest import TENTHS, lowest_means, sums_of
-from tamis.models.reference import ModelRef, digests_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, trained
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Pool, Steps
 
@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Losses(Scorer):
+class Losses(OfModels, Scorer):
     """A document's loss under a language model in nats, over how many tokens, and how likely its least likely are.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -37,15 +37,9 @@ class Losses(Scorer):
     model: ModelRef
     chunk_tokens: Annotated[int, Field(gt=0)] | None = None
 
-    extra: ClassVar[str | None] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
-
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.model)
-
-    def contents(self) -> tuple[str, ...]:
-        return digests_of(self.model)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         totals = {f"{name}_nats": pa.float64(), f"{name}_tokens": pa.uint32()}

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.kernels.arrow import vectors_of
-from tamis.models.reference import ModelRef, losses_of, stages_in
+from tamis.models.reference import ModelRef, OfModels, losses_of
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Ask, Batch
 
 
 @dataclass(frozen=True)
-class MinK(Scorer):
+class MinK(OfModels, Scorer):
     """Mean log-probability (nats) of the least likely tokens of a document under a model: a diagnostic, no filter.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -32,8 +32,8 @@ class MinK(Scorer):
         return (losses_of(self.model),)
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.model)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.kernels.arrow import text_of
-from tamis.models.reference import ModelRef, losses_of, stages_in
+from tamis.models.reference import ModelRef, OfModels, losses_of
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Ask, Batch, Fold, Pool, Steps, Summary
 
@@ -27,7 +27,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Perplexity(Scorer):
+class Perplexity(OfModels, Scorer):
     """Log-perplexity of a document under a model, in nats per token, its percentile in the pool, and its band.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -52,8 +52,8 @@ class Perplexity(Scorer):
         return (losses_of(self.model),)
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.model)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -20,13 +20,13 @@ from tamis.errors import ContractError
 from tamis.kernels.exact import exact_keys
 from tamis.models.method import Method, RecipeName
 from tamis.models.order import FEWEST_EPOCHS, Prune
-from tamis.models.reference import ModelRef, digests_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, trained
 from tamis.models.reweighting import Reweight
 from tamis.models.rows import Chosen, Drawn, draw
 from tamis.models.sizes import Size, size, size_in
 from tamis.models.tokenizer import Tokenizer
 from tamis.pipeline.stages.trained_on import On, OnArm, OnSlice, has_key, union
-from tamis.steps import Batch, Columns, Component, Documents, Fold, Map, Pool, Steps, Summary, Train, Use, Workshop
+from tamis.steps import Batch, Columns, Documents, Fold, Map, Pool, Steps, Summary, Train, Use, Workshop
 
 MARGIN = 1.1  # documents drawn over the tokens wanted: `n_tokens` is an estimate
 TIMES = ("tokens_per_second", "mfu")  # what differs from run to run
@@ -34,7 +34,7 @@ SLICE = "slice"  # one stream for all models: a larger slice holds every smaller
 
 
 @dataclass(frozen=True)
-class TrainModel(Component):
+class TrainModel(OfModels):
     """Trains a causal language model and keeps it as a Hugging Face folder; `in_training_<name>` marks its documents.
 
     on : what it is trained on: {random: {tokens: N}}, {arm: NAME}, or documents (a path, or {paths, text}).
@@ -70,8 +70,6 @@ class TrainModel(Component):
     seeded: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     said: ClassVar[tuple[str, ...]] = ("compile", "processes")  # how it is computed, not what
-    extra: ClassVar[str | None] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
     def __post_init__(self) -> None:
         if self.start is None:
@@ -93,11 +91,8 @@ class TrainModel(Component):
         return Method(self.recipe, *numbers, self.reweight, self.prune)
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.start)
-
-    def contents(self) -> tuple[str, ...]:
-        return digests_of(self.start)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.start,)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -20,12 +20,12 @@ from pydantic import BeforeValidator, Field
 
 from tamis.errors import ContractError
 from tamis.expressions import Expression
-from tamis.models.reference import ModelRef, digests_of, stages_in, trained
+from tamis.models.reference import ModelRef, OfModels, trained
 from tamis.models.sizes import Size, size, size_in
 from tamis.models.tokenizer import Tokenizer
 from tamis.pipeline.stages.reliability import judge_scores, told
 from tamis.pipeline.stages.subsets import Lottery, deal, first_documents, scores_of
-from tamis.steps import Batch, Component, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
+from tamis.steps import Batch, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
 MARGIN = 1.25  # documents dealt over the tokens wanted: `n_tokens` is an estimate, and subsets differ
 MOST = 0.5  # of the pool in one subset: larger ones are too much alike to tell anything
@@ -40,7 +40,7 @@ def _several(scores: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Verify(Component):
+class Verify(OfModels):
     """Trains small models on random subsets of the pool and writes what it found: do scores predict their losses?
 
     score : columns, or expressions over columns, per token; more should mean a lower loss on the target. Several are
@@ -65,8 +65,6 @@ class Verify(Component):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     seeded: ClassVar[bool] = True
-    extra: ClassVar[str | None] = "train"
-    needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "safetensors")
 
     def __post_init__(self) -> None:
         if self.start is None:
@@ -77,11 +75,8 @@ class Verify(Component):
             )
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        return stages_in(self.start)
-
-    def contents(self) -> tuple[str, ...]:
-        return digests_of(self.start)
+    def models(self) -> tuple[str | None, ...]:
+        return (self.start,)
 
     @property
     def _columns(self) -> tuple[str, ...]:
