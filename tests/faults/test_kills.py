@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -154,6 +155,50 @@ def test_an_interrupt_that_python_drops_is_raised_at_the_next_step():
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_a_driver_killed_while_models_train_and_score_ends_with_the_same_bytes(
+    run_spec, documents, write_corpus, target, opened, written, command, environment, tmp_path
+):
+    """Once in the middle of a training, and twice later."""
+    pytest.importorskip("torch")
+    short = documents.filter(pc.less(pc.binary_length(documents["text"]), 1200)).slice(0, 40)
+    stages = [
+        {"train": {"name": "prior", "on": {"random": {"tokens": 2048}}, "tokens": 40_000, "size": "tiny"}},
+        {"train": {"name": "conditional", "from": "prior", "on": str(target), "tokens": 1024}},
+        {"score": {"loss_reduction": {"prior": "prior", "conditional": "conditional"}}},
+        {"score": {"influence": {"model": "conditional", "target": str(target), "sample_tokens": 1000}}},
+    ]
+    corpus = {"paths": str(write_corpus(tmp_path / "pool", short, 3)), "max_bad_fraction": 0.1}
+    said = {"corpus": corpus, "tokenizer": {"vocabulary": 400}, "seed": 3, "stages": stages}
+    quiet = run_spec(said, tmp_path / "quiet")
+    written(tmp_path, said)
+    run = tmp_path / "run"
+    process = start(command, environment, tmp_path, "--serial")
+    with process.stderr:
+        deadline = time.monotonic() + 100
+        while not list(run.glob("progress/*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    for _ in range(2):
+        process = start(command, environment, tmp_path, "--serial")
+        with process.stderr:
+            kill_after(process, run / "ledger", 6)
+    process = start(command, environment, tmp_path, "--serial")
+    _, complaint = process.communicate(timeout=200)
+    assert process.returncode == 0, complaint
+    ran = opened(run)
+    assert visible(ran.files("layers")) == quiet.files("layers")
+    weights = [
+        sorted(digest for path, digest in visible(each.files("models")).items() if path.endswith(".safetensors"))
+        for each in (ran, quiet)
+    ]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.dask
