@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any
@@ -53,8 +53,15 @@ def encoded(batches: Iterable[Batch], tokenizer: Tokenizer, seed: int, tokens: i
 
     The last document may be cut. What comes of it does not depend on files, batches or ids.
     """
-    empty = Batch(pa.record_batch({"text": pa.array([], pa.string())}))
-    ids, offsets = draw((empty, *batches), partial(_all, seed), tokenizer).first(tokens).arranged()
+    return first(batches, partial(_all, seed), tokenizer, tokens)
+
+
+def first(
+    batches: Iterable[Batch], choose: Callable[[Batch], Chosen], tokenizer: Tokenizer, tokens: int
+) -> tuple[Tokens, Int64]:
+    """(ids, offsets) of the first so many tokens of the chosen documents, by their hashes; the last one may be cut."""
+    empty = Batch(pa.record_batch({name: pa.array([], pa.string()) for name in ("doc_id", "text")}))
+    ids, offsets = draw((empty, *batches), choose, tokenizer).first(tokens).arranged()
     return ids[:tokens], np.minimum(offsets, tokens)
 
 

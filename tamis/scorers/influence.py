@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from tamis import seeds
 from tamis.errors import ContractError, SpecError
+from tamis.models.queries import Target, by_ending, encoded, first, named
 from tamis.models.reference import ModelRef, OfModels, checkpoints_of, trained
-from tamis.models.rows import Chosen, draw
+from tamis.models.rows import Chosen
 from tamis.scorers.base import Scorer, Scores
-from tamis.steps import Batch, Documents, Fold, Pool, Steps, Summary, Train, Workshop
+from tamis.steps import Batch, Fold, Pool, Steps, Summary, Train, Workshop
 
 if TYPE_CHECKING:
-    from tamis.models.influence import Encoded
     from tamis.models.language import LanguageModel
 
 Told = Mapping[str, Any]
@@ -34,13 +32,6 @@ BYTES_PER_TOKEN = 8  # twice what is usual: so much text is drawn for the sample
 # rest. Only `tamis check` wants to know; measured at sizes tiny to small.
 PASSES = {"identity": 0.0, "diagonal": 1.9, "kfac": 1.9, "ekfac": 3.6}
 TIMED_WINDOWS = 8
-
-
-class Named(dict[str, Documents]):
-    """Sets of documents by name, as an option that never changes."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class Influence(OfModels, Scorer):
     """
 
     model: ModelRef
-    target: Annotated[Documents | dict[str, Documents], Field(union_mode="left_to_right")]
+    target: Target
     curvature: Literal["identity", "diagonal", "kfac", "ekfac"] = "ekfac"
     damping: Annotated[float, Field(ge=0, le=1000)] = 0.1
     sample_tokens: Annotated[int, Field(gt=0)] = 400_000
@@ -73,16 +64,11 @@ class Influence(OfModels, Scorer):
     trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.target, Documents):
-            return
-        object.__setattr__(self, "target", Named(self.target))
-        own = [field.name for field in fields(Documents)]
-        if wrong := [name for name in self.target if name in own or not re.fullmatch(r"\w+", name)]:
-            raise ValueError(f"target: expected names of letters, digits and _, but {', '.join(own)}, got {wrong[0]!r}")
+        object.__setattr__(self, "target", named(self.target))
         columns = self._columns("", pa.float32(), pa.float64())
-        if not self.target or len({name for name, _ in columns}) < 2 * len(self.target) + 1:
+        if len({name for name, _ in columns}) < len(columns):
             raise ValueError(
-                f"target: expected names that make different columns, got {', '.join(self.target) or 'none'}"
+                f"target: expected names that make different columns, got {sorted(by_ending(self.target))}"
             )
 
     @property
@@ -93,15 +79,8 @@ class Influence(OfModels, Scorer):
     def models(self) -> tuple[str | None, ...]:
         return (self.model,)
 
-    @property
-    def _targets(self) -> Mapping[str, Documents]:
-        """By what follows the scorer's name in their columns."""
-        if isinstance(self.target, Documents):
-            return {"": self.target}
-        return {f"_{name}": documents for name, documents in self.target.items()}
-
     def _columns(self, name: str, each: Any, total: Any) -> list[tuple[str, Any]]:
-        pairs = [[(f"{name}{target}", each), (f"{name}{target}_sum", total)] for target in self._targets]
+        pairs = [[(f"{name}{target}", each), (f"{name}{target}_sum", total)] for target in by_ending(self.target)]
         return [*(pair for both in pairs for pair in both), (f"{name}_truncated", pa.bool_())]
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
@@ -122,7 +101,7 @@ class Influence(OfModels, Scorer):
             "compass",
             ("doc_id", "text"),
             make,
-            over=tuple(self._targets.values()),
+            over=tuple(by_ending(self.target).values()),
             pretend=partial(self._pretend, model["folder"], marks),
         )
         score = partial(self._score, model["folder"], marks, found["folder"])
@@ -158,12 +137,10 @@ class Influence(OfModels, Scorer):
         batches: Iterator[Batch] = workshop.documents(columns=("doc_id", "text"))
         if self.curvature == "identity":
             batches = iter(())
-        sample = _first(batches, partial(_of_pool, pool.seed, share), model, self.sample_tokens)
+        sample = first(batches, partial(_of_pool, pool.seed, share), model.tokenizer, self.sample_tokens)
         queries = {
-            name: _first(
-                workshop.documents(documents, ("text",)), partial(_of_target, pool.seed), model, self.target_tokens
-            )
-            for name, documents in self._targets.items()
+            name: encoded(workshop.documents(over, ("text",)), model.tokenizer, pool.seed, self.target_tokens)
+            for name, over in by_ending(self.target).items()
         }
         for name, (ids, _) in queries.items():
             if not len(ids):
@@ -190,7 +167,7 @@ class Influence(OfModels, Scorer):
         from tamis.models.influence import random_compass
         from tamis.models.language import language_model
 
-        model, names = language_model(folder), tuple(self._targets)
+        model, names = language_model(folder), tuple(by_ending(self.target))
         compass = random_compass(model, names)
         for mark in marks:
             place = workshop.folder / mark["place"]
@@ -211,7 +188,7 @@ class Influence(OfModels, Scorer):
 
         model = language_model(folder)
         ids, offsets = model.encode(batch)
-        sums, tokens = np.zeros((len(batch), len(self._targets))), np.zeros(len(batch), np.int64)
+        sums, tokens = np.zeros((len(batch), len(by_ending(self.target)))), np.zeros(len(batch), np.int64)
         with model.device.alone():
             for mark in marks:
                 compass = compass_in(str(Path(compasses) / mark["place"]), model.device.name)
@@ -219,7 +196,7 @@ class Influence(OfModels, Scorer):
                 sums += mark["weight"] * found
         unknown = (tokens == 0) | ~np.isfinite(sums).all(axis=1)
         columns: dict[str, pa.Array] = {}
-        for place, name in enumerate(self._targets):
+        for place, name in enumerate(by_ending(self.target)):
             mean = (sums[:, place] / np.maximum(tokens, 1)).astype(np.float32)
             columns |= {name: pa.array(mean, mask=unknown), f"{name}_sum": pa.array(sums[:, place], mask=unknown)}
         return {**columns, "_truncated": pa.array(np.diff(offsets) > self.most_tokens)}
@@ -240,26 +217,8 @@ def _bytes_of(batch: Batch) -> Summary:
     return {"bytes": np.array(pc.sum(batch["n_bytes"]).as_py() or 0, np.int64)}
 
 
-def _first(batches: Iterator[Batch], choose: partial[Chosen], model: LanguageModel, tokens: int) -> Encoded:
-    """The first so many tokens of the chosen documents, in the order of a hash; the last of these may be cut."""
-    empty = Batch(pa.record_batch({"doc_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
-    drawn = draw((empty, *batches), choose, model.tokenizer)
-    ids, offsets = drawn.first(tokens).arranged()
-    return ids[:tokens], np.minimum(offsets, tokens)
-
-
 def _of_pool(seed: int, share: float, batch: Batch) -> Chosen:
     hashes = seeds.hash64(seed, "curvature", batch.doc_ids)
     chosen = np.flatnonzero(seeds.within(hashes, share))
-    return _texts(batch, chosen), hashes[chosen], np.ones(len(chosen), np.int64)
-
-
-def _of_target(seed: int, batch: Batch) -> Chosen:
-    """Documents beside the pool need no ids: their order is that of a hash of their text."""
-    everything = np.arange(len(batch))
-    return _texts(batch, everything), seeds.hash64(seed, "target", batch.text), np.ones(len(batch), np.int64)
-
-
-def _texts(batch: Batch, rows: npt.NDArray[np.int64]) -> list[str]:
-    texts: list[str] = batch["text"].take(pa.array(rows)).to_pylist()
-    return texts
+    texts = batch["text"].take(pa.array(chosen)).to_pylist()
+    return texts, hashes[chosen], np.ones(len(chosen), np.int64)

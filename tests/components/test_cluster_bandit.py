@@ -447,7 +447,8 @@ def test_in_a_run_the_influence_of_a_stage_chooses_and_shards_change_nothing(
                 "name": "curated",
                 "by": {
                     "cluster_bandit": {
-                        "influence": "helpful", "alpha": 0.5, "threshold": 0.0, "portion": 20, "draws": 4, "most_pulls": 9,
+                        "influence": "helpful", "alpha": 0.5, "threshold": 0.0,
+                        "portion": 20, "draws": 4, "most_pulls": 9,
                     }
                 },
                 "budget_tokens": budget,

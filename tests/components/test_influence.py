@@ -17,8 +17,9 @@ from tamis.inline import score
 from tamis.kernels.arrow import text_of
 from tamis.models.influence import build_compass
 from tamis.models.language import language_model
+from tamis.models.queries import encoded, first
 from tamis.models.reference import checkpoints_of
-from tamis.scorers.influence import _first, _of_pool, _of_target
+from tamis.scorers.influence import _of_pool
 from tamis.steps import Batch, Pool, Train
 
 pytestmark = pytest.mark.train
@@ -136,27 +137,25 @@ def test_a_sample_is_the_first_by_hash_and_is_cut_where_it_is_full(folder):
     from functools import partial
 
     model, texts = language_model(folder), [f"mill {i} and sieve {i * i}" for i in range(50)]
-    ids, offsets = _first(iter([batch(texts)]), partial(_of_pool, 0, 1.0), model, 10_000)
+    ids, offsets = first([batch(texts)], partial(_of_pool, 0, 1.0), model.tokenizer, 10_000)
     hashes = seeds.hash64(0, "curvature", batch(texts).doc_ids)
     assert len(offsets) == 51
     assert model.tokenizer.bpe.decode(ids[: offsets[1]].tolist()) == texts[int(np.argmin(hashes))]
-    few, cut = _first(iter([batch(texts)]), partial(_of_pool, 0, 1.0), model, 100)
+    few, cut = first([batch(texts)], partial(_of_pool, 0, 1.0), model.tokenizer, 100)
     assert len(few) == cut[-1]
     assert 100 - len(cut) < len(few) <= 100, "an end token is counted for each document"
     assert few.tolist() == ids[: len(few)].tolist()
     assert cut[:-1].tolist() == offsets[: len(cut) - 1].tolist()
-    part, _ = _first(iter([batch(texts)]), partial(_of_pool, 0, 0.3), model, 10_000)
+    part, _ = first([batch(texts)], partial(_of_pool, 0, 0.3), model.tokenizer, 10_000)
     assert part.tolist() == ids[: len(part)].tolist(), "a share is the lowest hashes"
     assert 0 < len(part) < len(ids)
 
 
 def test_queries_are_the_same_in_any_order_and_batches(folder):
-    from functools import partial
 
     model, texts = language_model(folder), [f"mill {i} and sieve {i * i}" for i in range(50)]
-    choose = partial(_of_target, 0)
-    whole, _ = _first(iter([batch(texts)]), choose, model, 300)
-    parts, _ = _first(iter([batch(texts[30:]), batch(texts[:30])]), choose, model, 300)
+    whole, _ = encoded([batch(texts)], model.tokenizer, 0, 300)
+    parts, _ = encoded([batch(texts[30:]), batch(texts[:30])], model.tokenizer, 0, 300)
     assert whole.tolist() == parts.tolist()
 
 
@@ -197,7 +196,7 @@ def test_a_target_without_text_is_refused(options):
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [
-        ({}, "expected names that make different columns, got none"),
+        ({}, "expected documents, or sets of documents by name, got none"),
         ({"a b": "x"}, "expected names of letters, digits and _, but paths, text, id, texts, got 'a b'"),
         ({"paths": "x", "txet": "body"}, "but paths, text, id, texts, got 'paths'"),
         ({"law": "x", "law_sum": "y"}, "expected names that make different columns, got law, law_sum"),
