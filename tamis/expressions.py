@@ -189,8 +189,8 @@ class GlobalFold:
 def without_folds(text: str) -> tuple[str, tuple[GlobalFold, ...]]:
     """An expression with a column in place of each `rank(…)` and `zscore(…)`, and what is in these columns.
 
-    The column of `rank(x)` is `rank_x`; of what is more than a column, it has a hash in its name. What an inner call
-    needs comes first. Raises SpecError for a call without exactly one argument.
+    The column of `rank(x)` is `rank_x`; that of what is more than a column ends with a hash. What an inner call needs
+    comes first. Raises SpecError for a call without exactly one argument.
     """
     if not _CALLS_FOLD.search(text):
         return text, ()
@@ -213,11 +213,17 @@ def _without_folds(text: str, node: Any, found: dict[str, GlobalFold]) -> Any:
     if len(given) != 1 or node.get("distinct") or node.get("filter"):
         raise SpecError(f"{text!r}: {name} expects one expression over columns, e.g. {name}(importance)")
     of = _sql_of(given[0])
-    plain = given[0]["class"] == "COLUMN_REF" and re.fullmatch(r"\w+", given[0]["column_names"][0])
-    known_by = given[0]["column_names"][0] if plain else hashlib.blake2b(of.encode(), digest_size=4).hexdigest()
-    fold = GlobalFold(name, of, f"{name}_{known_by}")
+    fold = GlobalFold(name, of, f"{name}_{_name_of(of, given[0])}")
     found[fold.column] = fold
     return _tree(fold.column)["statements"][0]["node"]["select_list"][0]
+
+
+def _name_of(text: str, node: Mapping[str, Any]) -> str:
+    """A column's own name; else what an expression spells, shortened, and a hash of all of it."""
+    if node["class"] == "COLUMN_REF" and re.fullmatch(r"\w+", node["column_names"][0]):
+        return str(node["column_names"][0])
+    spelt = re.sub(r"\W+", "_", text).strip("_")[:30]
+    return f"{spelt}_{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _sql_of(expression: dict[str, Any]) -> str:

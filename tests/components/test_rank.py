@@ -102,7 +102,7 @@ def test_calls_become_columns():
     (first, second) = folds
     assert first == GlobalFold("rank", "a", "rank_a")
     assert (second.scorer, second.of) == ("zscore", "ln(b)")
-    assert second.column.startswith("zscore_")
+    assert second.column.startswith("zscore_ln_b_")
     assert set(Expression(text).columns) == {"rank_a", second.column}
     table = pa.table({"rank_a": [0.5, 0.1], second.column: [0.3, -1.0]})
     assert Expression(text).over(table).to_pylist() == [True, False]
