@@ -67,9 +67,8 @@ class Influence(OfModels, Scorer):
         object.__setattr__(self, "target", named(self.target))
         columns = self._columns("", pa.float32(), pa.float64())
         if len({name for name, _ in columns}) < len(columns):
-            raise ValueError(
-                f"target: expected names that make different columns, got {sorted(by_ending(self.target))}"
-            )
+            names = ", ".join(ending.removeprefix("_") for ending in by_ending(self.target))
+            raise ValueError(f"target: expected names that make different columns, got {names}")
 
     @property
     def reads(self) -> tuple[str, ...]:
