@@ -47,13 +47,19 @@ class Trial:
 
 def run_sweep(trial: Trial, workers: Workers, progress: Progress) -> str:
     """The table of rates. Raises SpecError or ContractError for documents that are not there or too few."""
+    tried = tried_rates(trial, workers, progress)
+    return sweep.told(trial.size, sweep.rates_for(trial.size, trial.tokens)[1], tried)
+
+
+def tried_rates(trial: Trial, workers: Workers, progress: Progress) -> list[sweep.Tried]:
+    """What became of each rate, in rising order."""
     rates = trial.rates or sweep.rates_for(trial.size, trial.tokens)
     with tempfile.TemporaryDirectory(prefix="tamis-sweep-") as folder:
         root = Path(folder)
         progress.line(_gather(trial, root))
         with workers:
             results = _measured(trial, rates, root, workers, progress)
-    return sweep.told(trial.size, sweep.rates_for(trial.size, trial.tokens)[1], sweep.summed_up(results))
+    return sweep.summed_up(results)
 
 
 def _measured(
