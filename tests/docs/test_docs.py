@@ -268,7 +268,7 @@ def test_the_scorer_of_the_contributors_guide_works(workplace, one_core, monkeyp
     import numpy as np
     import pyarrow as pa
 
-    import tamis.families
+    import tamis.inline
     from tamis.kernels.arrow import text_of
 
     guide = REPOSITORY / "CONTRIBUTING.md"
@@ -290,8 +290,8 @@ def test_the_scorer_of_the_contributors_guide_works(workplace, one_core, monkeyp
                 status, printed = run(command, workplace)
                 assert status == 0, printed
                 check_output(block, command, shown, printed)
-    find = tamis.families.find
-    monkeypatch.setattr(tamis.families, "find", lambda verb, name: find(verb, name, str(mine)))
+    find = tamis.inline.find
+    monkeypatch.setattr(tamis.inline, "find", lambda verb, name: find(verb, name, str(mine)))
     scope: dict[str, object] = {}
     exec(compile(files["test_capitals.py"], "test_capitals.py", "exec"), scope)
     scope["test_capitals_are_a_share_of_letters"]()
