@@ -14,6 +14,8 @@ from tamis.selectors.base import Gate, Selector
 
 ESTIMATES = ("attribution", "influence")  # scorers whose columns may be worth nothing: worth a word if not verified
 
+SELF_JUDGED = ("distill",)  # scorers whose training says how well it went, for the column of their name
+
 NOBODY = ("", "")
 
 Verdict = tuple[str, str]  # a verify stage, and which of its scores
@@ -24,6 +26,7 @@ class Gates:
 
     A verdict on a column speaks for all columns of the stage that made it, unless one of these has a verdict of its
     own; also for columns that were made `of` one of them. That on an expression speaks for the same expression.
+    A stage that learns a column from others judges its own work: that counts beside verdicts on what it learnt.
     """
 
     def __init__(self) -> None:
@@ -31,10 +34,13 @@ class Gates:
         self._makers: dict[str, tuple[str, Any]] = {}  # column → name and options of the stage that made it
         self._of_scores: dict[str, list[Verdict]] = {}  # column, or expression → verdicts
         self._of_makers: dict[str, list[Verdict]] = {}  # name of a stage → verdicts on its columns
+        self._own: dict[str, list[Verdict]] = {}  # column → the verdict of the stage that learnt it
 
     def made(self, name: str, component: str, built: Any) -> None:
         """A stage that makes columns; those that hold no measure (whether, how many) have nothing to verify."""
         self._components[name] = component
+        if component in SELF_JUDGED:
+            self._own[name] = [(name, name)]
         measures = [column for column, kind in built.columns(name).items() if pa.types.is_floating(kind)]
         self._makers.update(dict.fromkeys(measures, (name, built)))
 
@@ -84,7 +90,8 @@ class Gates:
             return self._of_makers[stage]
         source = getattr(built, "of", None)
         behind = Expression(source).columns if isinstance(source, str) else ()
-        if verdicts := [verdict for column in behind for verdict in self._behind(column)]:
+        learnt = [verdict for column in behind for verdict in self._behind(column)]
+        if verdicts := [*self._own.get(name, []), *learnt]:
             return list(dict.fromkeys(verdicts))
         return [NOBODY] if self._components[stage] in ESTIMATES else []
 

@@ -242,7 +242,7 @@ class StageList:
             raise self._fail(
                 line,
                 f"{ask.name}: is there with other options or another `where:` (line {self._names[ask.name]}); "
-                f"add a stage `{ask.verb}: {ask.component}` of your own, or give both the same `where:`",
+                "give all stages that need it the same `where:`",
             )
         for first in built.asks():
             yield from self._ask(first, line, said)

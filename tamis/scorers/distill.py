@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -89,7 +89,8 @@ class Distill(Scorer):
         plan = layout(pool.name, self.features, {key: found[key] for key in found if key != "documents"})
         documents = int(found["documents"])
         drawn = yield Fold(self.reads, partial(self._gather, pool.seed, plan, self._share(documents)), merge=_together)
-        learnt = yield Train("fit", (), partial(self._fit, plan, drawn), gpu=False)
+        fit = partial(self._fit, pool.name, plan, drawn)
+        learnt = yield Train("fit", (), fit, gpu=False, pretend=partial(_unjudged, fit))
         del drawn
         predict = partial(_predict, pool.name, Distilled(learnt["folder"], self.by, plan, learnt["documents"]))
         findings = self._findings(pool, documents, learnt)
@@ -114,7 +115,7 @@ class Distill(Scorer):
         split = seeds.hash64(seed, "distill held out", rows.doc_ids)
         return {"hashes": hashes[chosen], "split": split, "scores": scores[chosen], "n_bytes": sizes, **arrays}
 
-    def _fit(self, plan: Layout, drawn: Summary, workshop: Workshop) -> dict[str, Any]:
+    def _fit(self, name: str, plan: Layout, drawn: Summary, workshop: Workshop) -> dict[str, Any]:
         """Fits, judges, and leaves the model in the folder; says why there is none."""
         arrays = {name: drawn[f"feature {name}"] for name in plan.columns}
         x, known = plan.matrix(arrays)
@@ -123,15 +124,17 @@ class Distill(Scorer):
         x, y, part = x[order], drawn["scores"][order], parts_of(drawn["split"][order], self.held_out)
         held = part == HELD_OUT
         if min(np.count_nonzero(held), np.count_nonzero(~held)) < FEWEST:
-            return {"documents": 0, "scored": len(y), "held_out": int(held.sum())}
+            return {"documents": 0, "scored": len(y), "held_out": int(held.sum()), "refusals": {}}
         workshop.report(0.0, f"{self.by} on {len(y):,} documents × {x.shape[1]:,} features")
         tried = self._try(x, y, part)
         tried.model.save(workshop.folder)
         sizes = {"n_bytes": drawn["n_bytes"], **{name: arrays[name][:, 0] for name in plan.numbers}}
+        judgement = judged(tried.predicted, y[held])
         return {
             "documents": len(y),
-            **_told(judged(tried.predicted, y[held])),
+            **_told(judgement),
             **tried.setting,
+            "refusals": {} if judgement.reliable else {name: _refusal(name, judgement)},
             "baseline": baseline({name: values[order] for name, values in sizes.items()}, y, held),
         }
 
@@ -228,6 +231,21 @@ def baseline(columns: Mapping[str, npt.NDArray[Any]], y: Float64, held: npt.NDAr
         return None
     best = max(found, key=lambda name: abs(found[name][0]))
     return {"column": best, "spearman": math.copysign(1.0, found[best][0]) * found[best][1]}
+
+
+def _refusal(name: str, found: Judgement) -> str:
+    """Why a select stage should not use the column, and what to do."""
+    rank = found.spearman
+    got = f"a rank correlation of {rank.value:.3f} [{rank.low:.3f}, {rank.high:.3f}] on {found.documents:,} held out"
+    return (
+        f"expected one that orders documents that it was not learnt from, got {got} (findings/{name}.json); "
+        "score more documents, or learn from other features"
+    )
+
+
+def _unjudged(fit: Callable[[Workshop], dict[str, Any]], workshop: Workshop) -> dict[str, Any]:
+    """A fit to a sample of the sample, which says nothing about what it is worth."""
+    return {**fit(workshop), "refusals": {}}
 
 
 def _told(found: Judgement) -> dict[str, Any]:

@@ -208,12 +208,8 @@ def _histogram(keys: Any, prefix: int, turn: int, batch: Batch) -> Summary:
 
 
 def _check(gate: Gate, name: str, verdict: Mapping[str, Any]) -> None:
-    """Raises RunFailedError unless the score that speaks for a column predicts what training does."""
-    found = verdict["scores"][gate.score]
-    if not found["reliable"]:
-        got = f"LDS {found['lds']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] over {verdict['subsets']} subsets"
+    """Raises RunFailedError if the stage that speaks for a column says why it should not be used."""
+    if (refusal := verdict["refusals"].get(gate.score)) is not None:
         raise RunFailedError(
-            f"select {name}: uses {gate.column}, expected one that predicts what training does, got {got} "
-            f"({gate.stage}); give {gate.stage} more `subsets:` or `tokens:`, compute the column with other options "
-            f"(for influence, other damping), or say `trust: [{gate.column}]` in this stage"
+            f"select {name}: uses {gate.column}, {refusal}, or say `trust: [{gate.column}]` in this stage"
         )

@@ -376,3 +376,24 @@ def test_a_column_of_text_is_refused_where_the_run_starts(write_corpus, run_spec
         ContractError, match="cheap: features: expected numbers or lists of numbers, got neither in 'source'"
     ):
         run_spec({"corpus": str(corpus), "stages": stages}, tmp_path)
+
+
+@pytest.mark.parametrize("trust", [[], ["learnt"]])
+def test_an_arm_by_what_was_learnt_from_noise_is_refused_until_it_is_trusted(
+    run_spec, documents, write_corpus, tmp_path, trust
+):
+    pool = write_corpus(tmp_path / "pool", documents, 2)
+    by = {"top": {"score": "learnt"}}
+    stages = [
+        {"embed": {"hashed_ngrams": {"dimensions": 16}}},
+        {"score": "uniform"},
+        {"score": {"distill": {"of": "uniform", "features": ["vector"], "as": "learnt"}}},
+        {"select": {"name": "arm", "by": by, "budget_documents": 20, "trust": trust}},
+    ]
+    specification = {"corpus": {"paths": str(pool), "max_bad_fraction": 0.1}, "stages": stages}
+    if trust:
+        assert len(run_spec(specification, tmp_path).kept("arm")) == 20
+    else:
+        expected = r"select arm: uses learnt, expected one that orders .*trust: \[learnt\]"
+        with pytest.raises(RunFailedError, match=expected):
+            run_spec(specification, tmp_path)

@@ -58,6 +58,20 @@ def told(found: Mapping[str, Any]) -> list[str]:
     return [_sentence(score, verdict, over) for score, verdict in found["scores"].items()]
 
 
+def refusals(found: Mapping[str, Any]) -> dict[str, str]:
+    """Why a select stage should not use a score, and what to do: of each that is not reliable."""
+    stage, said = found["stage"], {}
+    for score, verdict in found["scores"].items():
+        if not verdict["reliable"]:
+            got = f"LDS {verdict['lds']:+.2f} [{verdict['low']:+.2f}, {verdict['high']:+.2f}]"
+            said[score] = (
+                f"expected one that predicts what training does, got {got} over {found['subsets']} subsets ({stage}); "
+                f"give {stage} more `subsets:` or `tokens:`, compute the column with other options (for influence, "
+                "other damping)"
+            )
+    return said
+
+
 def _sentence(score: str, verdict: Mapping[str, Any], over: str) -> str:
     value = f"LDS {verdict['lds']:+.2f} [{verdict['low']:+.2f}, {verdict['high']:+.2f}]"
     if verdict["reliable"]:

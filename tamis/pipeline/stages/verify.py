@@ -23,7 +23,7 @@ from tamis.expressions import Expression
 from tamis.models.reference import ModelRef, OfModels, trained
 from tamis.models.sizes import Size, size, size_in
 from tamis.models.tokenizer import Tokenizer
-from tamis.pipeline.stages.reliability import judge_scores, told
+from tamis.pipeline.stages.reliability import judge_scores, refusals, told
 from tamis.pipeline.stages.subsets import Lottery, deal, first_documents, scores_of
 from tamis.steps import Batch, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
@@ -113,7 +113,8 @@ class Verify(OfModels):
     def _pretence(self) -> Told:
         """A verdict that stops nobody."""
         certain = {"reliable": True, "lds": 1.0, "low": 1.0, "high": 1.0}
-        return {"scores": dict.fromkeys(self.score, certain), "subsets": self.subsets, "tokens": self.tokens}
+        facts = {"subsets": self.subsets, "tokens": self.tokens, "refusals": {}}
+        return {"scores": dict.fromkeys(self.score, certain), **facts}
 
     def _trainings(self, pool: Pool, dealt: Told, tokenizer: str, start: Told | None) -> list[Train]:
         """One step per subset and seed: they run side by side, and each is kept."""
@@ -220,7 +221,7 @@ class Verify(OfModels):
         nats = np.stack([np.load(Path(folder) / "nats.npy", allow_pickle=False) for folder in folders])
         nats = nats.reshape(self.subsets, self.seeds, len(counts))
         predicted = np.array([each["predicted"] for each in dealt["subsets"]]).T
-        return {
+        found = {
             "stage": pool.name,
             "subsets": self.subsets,
             "tokens": self.tokens,
@@ -230,6 +231,7 @@ class Verify(OfModels):
             "documents": [subset["documents"] for subset in dealt["subsets"]],
             **judge_scores(dict(zip(self.score, predicted, strict=True)), nats, counts, self.level, pool.seed),
         }
+        return {**found, "refusals": refusals(found)}
 
     def _time(self, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
         """How long one training and the reading of the target will take: `seconds`."""
