@@ -47,9 +47,21 @@ def found(run_spec, corpus, target, tmp_path_factory, stages):
         {"deduplicate": {"by": {"paragraph": {"min_words": 4, "ngram_words": 3, "as": "lines"}}}},
         {"deduplicate": {"by": {"substring": {"min_tokens": 6}}}},
         {"deduplicate": {"by": {"semantic": {"epsilon": 0.1}}}},
-        {"score": "prototypes"},
+        {"score": ["prototypes", "uniform", {"rank": {"of": "length"}}, {"zscore": {"of": "length"}}]},
+        {"score": {"distill": {"of": "length", "features": ["vector"]}}},
+        {
+            "select": {
+                "name": "pulled",
+                "by": {
+                    "cluster_bandit": {
+                        "score": "importance", "alpha": 1.0, "threshold": 0.0, "portion": 10, "most_pulls": 60,
+                    }
+                },
+                "budget_documents": 40,
+            }
+        },
         {"select": {"name": "all_of_them", "by": "sample"}},
-    ]
+    ]  # fmt: skip
     ran = run_spec(
         {"corpus": {"paths": str(corpus), "max_bad_fraction": 0.1}, "seed": 1, "stages": stages + more},
         tmp_path_factory.mktemp("golden"),
