@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
 Report = Callable[[float, str], None]
 
+TIMES = ("tokens_per_second", "mfu")  # what differs from run to run in what `train` returns
 CHECKPOINT = "checkpoint.safetensors"  # weights, optimiser and losses; gone when training is done
 RESULT = "_training.json"  # written last: its presence says that the folder is complete
 

@@ -70,4 +70,6 @@ def shrunk(stages: str) -> str:
     """The same stages with budgets that fit a few hundred documents."""
     stages = re.sub(r"budget_tokens: [\d_]+", "budget_tokens: 15_000", stages)
     stages = re.sub(r"budget_documents: [\d_]+", "budget_documents: 50", stages)
+    stages = re.sub(r"(?m)^( +)(by: \{top: \{score: likely_gain\}\})", r"\1\2\n\1trust: [likely_gain]", stages)
+    stages = stages.replace("uniform < 0.1", "uniform < 0.5")
     return re.sub(r"(?m)^(\s+)tokens: [\d_]+", r"\1tokens: 4_096", stages)

@@ -26,6 +26,11 @@ def small(number: int, workplace: Path) -> str:
     recipe = re.sub(r"\b(uniform|again) < [\d.]+", rf"\1 < {share}", recipes()[number])
     recipe = re.sub(r"\{tokens: [\d_]+\}", f"{{tokens: {TOKENS}}}", recipe)
     recipe = re.sub(r"budget_tokens: [\d_]+", "budget_tokens: 8_000", recipe)
+    # what was learnt from so few documents is refused, unless it is trusted
+    arm = r"(?m)^( *)(.*by: \{(?:top|sample): \{score: (\w+).*?\}\})(,|$)"
+    recipe = re.sub(
+        arm, lambda m: f"{m[1]}{m[2]}" + (f", trust: [{m[3]}]," if m[4] else f"\n{m[1]}trust: [{m[3]}]"), recipe
+    )
     return recipe.replace("sample/", f"{workplace}/sample/")
 
 

@@ -63,28 +63,29 @@ def test_a_repeated_run_does_no_work(tamis, place, finished):
 
 def test_the_comparison_is_complete(finished):
     verdict = json.loads((finished / "compare.json").read_text("utf-8"))
-    assert verdict["arms"] == ["curated", "random"]
+    arms = ["curated", "likely", "random"]
+    assert verdict["arms"] == arms
     assert verdict["control"] == "random"
     sets = set(verdict["sets"])
     assert {"target", "pool"} <= sets
     assert {(run["arm"], run["seed"], run["set"]) for run in verdict["runs"]} == {
-        (arm, seed, name) for arm in ("curated", "random") for seed in range(2) for name in sets
+        (arm, seed, name) for arm in arms for seed in range(2) for name in sets
     }
     for run in verdict["runs"]:
         assert 0.1 < run["bits_per_byte"] < 10
         assert run["bytes"] == verdict["sets"][run["set"]]["bytes"]
-    compared = {entry["set"]: entry for entry in verdict["comparisons"]}
-    assert set(compared) == sets
+    compared = {(entry["arm"], entry["set"]): entry for entry in verdict["comparisons"]}
+    assert set(compared) == {(arm, name) for arm in arms[:2] for name in sets}
     for entry in compared.values():
         assert entry["low"] < entry["difference"] < entry["high"]
         assert entry["better"] == (entry["high"] < 0)
-    assert set(verdict["overlap_left_out"]) == {"curated", "random"}
-    assert len(verdict["training"]) == 4
+    assert set(verdict["overlap_left_out"]) == set(arms)
+    assert len(verdict["training"]) == 6
 
 
 def test_a_proxy_is_a_folder_that_other_tools_read(finished):
     models = [path.parent for path in (finished / "models").rglob("model.safetensors")]
-    assert len(models) == 4
+    assert len(models) == 8, "a proxy for each of three arms and two seeds, and two that score"
     for model in models:
         assert (model / "config.json").exists()
         assert (model / "tokenizer.json").exists()

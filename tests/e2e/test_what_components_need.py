@@ -349,7 +349,7 @@ def test_two_meanings_of_one_name_are_refused_at_the_line_of_the_second(
 ):
     text = f"corpus: {corpus}\ncomponents: {own}\nstages:\n{stages}"
     message = (
-        rf"stages\.yaml:{line}: shared_length: is there with other options or another `where:` \(line {first}\); add"
+        rf"stages\.yaml:{line}: shared_length: is there with other options or another `where:` \(line {first}\); give"
     )
     with pytest.raises(SpecError, match=message):
         run_spec(text, tmp_path)

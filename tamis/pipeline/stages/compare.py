@@ -230,7 +230,7 @@ class Compare(Component):
         self, rows: str, sets: str, tokenizer: str, seed: int, tokens: int, workshop: Workshop
     ) -> dict[str, Any]:
         from tamis.models.device import one_thread
-        from tamis.models.train import train
+        from tamis.models.train import TIMES, train
 
         data = np.load(Path(rows) / "rows.npy", mmap_mode="r", allow_pickle=False)
         with one_thread():
@@ -245,7 +245,7 @@ class Compare(Component):
             )
             scores = judge(workshop.folder, Path(sets))
         return {
-            "training": {name: value for name, value in facts.items() if name != "tokens_per_second"},
+            "training": {name: value for name, value in facts.items() if name not in TIMES},
             "scores": scores,
             "_tokens_per_second": facts["tokens_per_second"],
         }

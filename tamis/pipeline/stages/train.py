@@ -29,7 +29,6 @@ from tamis.pipeline.stages.trained_on import On, OnArm, OnSlice, has_key, union
 from tamis.steps import Batch, Columns, Documents, Fold, Map, Pool, Steps, Summary, Train, Use, Workshop
 
 MARGIN = 1.1  # documents drawn over the tokens wanted: `n_tokens` is an estimate
-TIMES = ("tokens_per_second", "mfu")  # what differs from run to run
 SLICE = "slice"  # one stream for all models: a larger slice holds every smaller one
 
 
@@ -198,7 +197,7 @@ class TrainModel(OfModels):
         self, pool: Pool, told: Mapping[str, Any], tokenizer: str, start: Mapping[str, Any] | None, workshop: Workshop
     ) -> dict[str, Any]:
         from tamis.models.device import choose
-        from tamis.models.train import train
+        from tamis.models.train import TIMES, train
 
         shape = self._size(start)
         device = choose(shape.width)
