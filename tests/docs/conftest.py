@@ -72,4 +72,5 @@ def shrunk(stages: str) -> str:
     stages = re.sub(r"budget_documents: [\d_]+", "budget_documents: 50", stages)
     stages = re.sub(r"(?m)^( +)(by: \{top: \{score: likely_gain\}\})", r"\1\2\n\1trust: [likely_gain]", stages)
     stages = stages.replace("uniform < 0.1", "uniform < 0.5")
+    stages = re.sub(r"([{ ]tokens:) [\d_]+\}", r"\1 4_096}", stages)
     return re.sub(r"(?m)^(\s+)tokens: [\d_]+", r"\1tokens: 4_096", stages)
