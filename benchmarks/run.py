@@ -17,6 +17,10 @@ NAMES = (
     "minhash",
     "dedup_quality",
     "paragraph",
+    "losses",
+    "influence",
+    "training",
+    "lds",
 )
 
 if __name__ == "__main__":
