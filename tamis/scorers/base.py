@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
 import pyarrow as pa
 
+from tamis.expressions import Expression
 from tamis.steps import Batch, Columns, Component, Map, Pool, Steps
 
 Values: TypeAlias = pa.Array | npt.NDArray[Any]
@@ -45,3 +47,27 @@ def _named(name: str, score: Callable[[Batch], Scores], batch: Batch) -> Columns
     if isinstance(scores, Mapping):
         return {name + suffix: values for suffix, values in scores.items()}
     return {name: scores}
+
+
+@dataclass(frozen=True)
+class OfExpression(Scorer):
+    """Parent of the scorers that place the value of an expression among those of the other documents.
+
+    of : an expression over columns, such as `importance` or `length / length_lines`.
+    """
+
+    of: str
+
+    def __post_init__(self) -> None:
+        Expression(self.of)
+
+    @property
+    def reads(self) -> Sequence[str]:
+        return Expression(self.of).columns
+
+    @property
+    def numbers(self) -> Sequence[str]:
+        return (self.of,)
+
+    def columns(self, name: str) -> Mapping[str, pa.DataType]:
+        return {name: pa.float64()}

@@ -1,6 +1,5 @@
 """Rank: the share of documents with a smaller value."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,37 +13,20 @@ from tamis.kernels.arrow import Int64, UInt64
 from tamis.kernels.bits import GOLDEN
 from tamis.kernels.order import ordered
 from tamis.kernels.ranks import part_of, ranked
-from tamis.scorers.base import Scorer, Scores
+from tamis.scorers.base import OfExpression, Scores
 from tamis.steps import Batch, Columns, Exchange, Fold, Pool, Steps, Summary
 
 SPLITTERS = 1 << 14  # values drawn to part the others: of 10^10 documents, 6 · 10^5 between two of them
 
 
 @dataclass(frozen=True)
-class Rank(Scorer):
+class Rank(OfExpression):
     """The share of the documents whose value is smaller, plus half the share of those whose value is the same.
 
     Strictly between 0 and 1, and a half on average, whatever the values are: ranks of different scores can be added.
     It is exact: documents with different values have different ranks. Documents without a value have no rank and do
     not count.
-    of : an expression over columns, such as `importance` or `length / length_lines`.
     """
-
-    of: str
-
-    def __post_init__(self) -> None:
-        Expression(self.of)
-
-    @property
-    def reads(self) -> Sequence[str]:
-        return Expression(self.of).columns
-
-    @property
-    def numbers(self) -> Sequence[str]:
-        return (self.of,)
-
-    def columns(self, name: str) -> Mapping[str, pa.DataType]:
-        return {name: pa.float64()}
 
     def steps(self, pool: Pool) -> Steps:
         drawn = yield Fold(tuple(dict.fromkeys(("doc_id", *self.reads))), self._draw, merge=_least)

@@ -1,6 +1,5 @@
 """Z-score: how many standard deviations a value is above the mean."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,34 +9,17 @@ import pyarrow as pa
 
 from tamis.expressions import Expression
 from tamis.kernels.deviation import exponent_of, mean_and_deviation, power_sums
-from tamis.scorers.base import Scorer, Scores
+from tamis.scorers.base import OfExpression, Scores
 from tamis.steps import Batch, Fold, Pool, Steps, Summary
 
 
 @dataclass(frozen=True)
-class Zscore(Scorer):
+class Zscore(OfExpression):
     """(value - mean) / standard deviation, over the documents with a value; null without one, or for an infinite one.
 
     Where all values are equal it is 0. The deviation divides by n, and all of it is the same to the bit in any order of
     documents; a value counts to within 2^-53 of the largest.
-    of : an expression over columns, such as `importance` or `ln(length)`.
     """
-
-    of: str
-
-    def __post_init__(self) -> None:
-        Expression(self.of)
-
-    @property
-    def reads(self) -> Sequence[str]:
-        return Expression(self.of).columns
-
-    @property
-    def numbers(self) -> Sequence[str]:
-        return (self.of,)
-
-    def columns(self, name: str) -> Mapping[str, pa.DataType]:
-        return {name: pa.float64()}
 
     def steps(self, pool: Pool) -> Steps:
         largest = yield Fold(self.reads, self._measure, merge=_larger)
