@@ -2,7 +2,8 @@
 
 Every process holds the whole model and takes an equal share of a step's rows; gradients are added up once per step,
 after the last micro-batch, so a step is the same step for any number of processes but for the order of its sums.
-The processes are started by torchrun and meet over files; they talk over the loopback device only.
+The processes are started by torchrun and meet over files; they talk over the loopback device only. When one of them
+dies, all are started again and go on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tamis.models.device import Device
 from tamis.models.libraries import torch
 
 MODULE = "tamis.models.rank"
+RESTARTS = 2  # of all processes, when one dies without having said why: an abort in a library, a GPU that is lost
 _BUCKET = 1 << 24  # numbers that are added up in one go: 64 MB
 _FEWEST_TOKENS = 1 << 13  # of a batch per process, by default: with less they wait for each other
 _LOOPBACK = {
@@ -32,7 +34,8 @@ _LOOPBACK = {
     "NCCL_SOCKET_IFNAME": "lo",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # it would listen on all addresses; ours meet over a file
 }
-ERRORS = {"ContractError": ContractError, "ValueError": ValueError}
+ERRORS = {"ContractError": ContractError, "ValueError": ValueError}  # others are RuntimeErrors
+_LINES = 30  # of what each said before it died
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
 
@@ -105,7 +108,8 @@ def launch(
     """Trains in so many processes, and returns when they are done; what `report` raises stops them.
 
     arguments : for `rank.main`, as JSON would hold them; the rows' file is added.
-    Raises what the first process raised, or RuntimeError with the last lines of what went wrong.
+    Raises what one of them raised: ContractError, ValueError, else RuntimeError with its traceback; RuntimeError also
+    if one dies more than RESTARTS times, with the last lines of what it said.
     """
     with tempfile.TemporaryDirectory(prefix="tamis-ranks-") as meeting:
         path = Path(meeting) / "arguments.json"
@@ -113,14 +117,23 @@ def launch(
         command = [
             *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--nnodes=1"),
             *("--rdzv-backend=c10d", f"--rdzv-endpoint={meeting}/agents", "--rdzv-conf=store_type=file"),
-            *("--rdzv-id=tamis", "--local-addr=127.0.0.1", "--max-restarts=0", "-m", MODULE, str(path)),
+            *("--rdzv-id=tamis", "--local-addr=127.0.0.1", f"--max-restarts={RESTARTS}", "--redirects=2"),
+            *(f"--log-dir={meeting}/said", "-m", MODULE, str(path)),
         ]
-        with (Path(meeting) / "stderr").open("w+", encoding="utf-8") as told:
+        with (Path(meeting) / "stderr.log").open("w", encoding="utf-8") as told:
             status = _follow(command, report, told)
-            if status:
-                told.seek(0)
-                raise RuntimeError(f"training in {processes} processes failed:\n{told.read()[-2000:]}")
+        if status:
+            raise RuntimeError(f"training in {processes} processes failed:\n{_last_words(Path(meeting))}")
     (folder / "_rows.npy").unlink(missing_ok=True)
+
+
+def _last_words(meeting: Path) -> str:
+    """The end of what was said in the last attempt: by torchrun, which knows who died first, and by each process."""
+    attempts = sorted((meeting / "said").glob("*/attempt_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+    paths = [meeting / "stderr.log", *(sorted(attempts[-1].glob("*/stderr.log")) if attempts else ())]
+    said = [path.read_text(encoding="utf-8", errors="replace").splitlines() for path in paths]
+    kept = [[line for line in lines if not line.startswith("Extension modules:")][-_LINES:] for lines in said]
+    return "\n\n".join("\n".join(lines) for lines in kept if lines)
 
 
 def _follow(command: list[str], report: Callable[[float, str], None], told: Any) -> int:
@@ -133,7 +146,7 @@ def _follow(command: list[str], report: Callable[[float, str], None], told: Any)
             if line.startswith('{"tamis"'):
                 said = json.loads(line)["tamis"]
                 if "error" in said:
-                    raise ERRORS[said["error"]](said["message"])
+                    raise ERRORS.get(said["error"], RuntimeError)(said["message"])
                 report(said["done"], said["line"])
         return process.wait()
     finally:

@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tamis.errors import ContractError
 from tamis.models import parallel, train
 from tamis.models.device import Device
 from tamis.models.libraries import torch
 from tamis.models.method import Method
+from tamis.models.parallel import Ranks
 from tamis.models.sizes import Size
+
+_CHARACTERS = 2_000  # of a traceback: lines of several processes share a pipe
+
+
+class _PeerLostError(Exception):
+    """Another process is gone; why, it has said itself, or torchrun will see."""
 
 
 def main(path: Path) -> None:
-    """Trains with the others. The first process tells the one that launched them how it goes."""
-    said = json.loads(path.read_text(encoding="utf-8"))
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    """Trains with the others. What goes wrong is told to the process that launched them, how it goes by the first."""
+    faulthandler.enable()
+    try:
+        _train(json.loads(path.read_text(encoding="utf-8")))
+    except _PeerLostError as lost:
+        sys.exit(f"{lost.__cause__}")
+    except Exception as error:
+        parallel.tell(error=type(error).__name__, message=_message(error))
+        raise
+
+
+def _train(said: dict[str, Any]) -> None:
+    run, rank, count = _run(said), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if train.finished(run.folder, run.key):
+        return  # an attempt before this one died on leaving
     device = Device(**said["device"])
     if device.kind == "cuda":
         device = replace(device, name=f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device.name)
     backend = "nccl" if device.kind == "cuda" else "gloo"
     torch.distributed.init_process_group(
-        backend, init_method=f"file://{said['meeting']}/processes", rank=rank, world_size=count
+        backend, init_method=f"file://{said['meeting']}/processes{attempt}", rank=rank, world_size=count
     )
-    ranks = parallel.Ranks(rank, count, torch.distributed.all_reduce)
-    try:
-        with device.alone():
-            train.run_here(_run(said), np.load(said["rows"], mmap_mode="r", allow_pickle=False), device, ranks, _report)
-    except (ValueError, ContractError) as error:
-        if ranks.is_first and (name := type(error).__name__) in parallel.ERRORS:
-            parallel.tell(error=name, message=str(error))
-        raise
+    if attempt and not rank:
+        _report(0.0, "a process died; all go on from the last checkpoint")
+    with device.alone():
+        train.run_here(
+            run, np.load(said["rows"], mmap_mode="r", allow_pickle=False), device, Ranks(rank, count, _add), _report
+        )
+        _add(torch.zeros((), device=device.name))  # nobody leaves before the first has written the model
     torch.distributed.destroy_process_group()
+
+
+def _add(tensor: torch.Tensor) -> None:
+    try:
+        torch.distributed.all_reduce(tensor)
+    except RuntimeError as error:
+        raise _PeerLostError from error
+
+
+def _message(error: Exception) -> str:
+    """What is told of it: all that there is to say, of errors that we raise."""
+    if type(error).__name__ in parallel.ERRORS:
+        return str(error)
+    return "".join(traceback.format_exception(error))[-_CHARACTERS:]
 
 
 def _run(said: dict[str, Any]) -> train.Run:

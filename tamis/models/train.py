@@ -104,7 +104,7 @@ def train(
     vocabulary = tokenizer.Tokenizer.load(tokenizer_folder).vocab_size
     _check(rows, run, vocabulary)
     run = Run(**{**vars(run), "key": _key(rows, run, vocabulary)})
-    if (result := _finished(folder, run.key)) is not None:
+    if (result := finished(folder, run.key)) is not None:
         return result
     folder.mkdir(parents=True, exist_ok=True)
     device, report = device or choose(size.width), report or (lambda _done, _line: None)
@@ -113,7 +113,7 @@ def train(
         return run_here(run, rows, device, Ranks(), report)
     arguments = {"run": {**asdict(run), **_as_text(run)}, "device": asdict(device)}
     parallel.launch(count, rows, arguments, folder, report)
-    done = _finished(folder, run.key)
+    done = finished(folder, run.key)
     assert done is not None, "the first process writes the result before it ends"
     return done
 
@@ -232,7 +232,8 @@ def _as_text(run: Run) -> dict[str, Any]:
     return {"method": run.method.to_json(), **{name: path and str(path) for name, path in paths.items()}}
 
 
-def _finished(folder: Path, key: str) -> dict[str, Any] | None:
+def finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """What `train` returned of this run if it is done, else None. Raises ContractError if another run is there."""
     if not (folder / RESULT).exists():
         return None
     stored = json.loads((folder / RESULT).read_text(encoding="utf-8"))

@@ -2,10 +2,12 @@
 
 # ruff: noqa: E402  (what imports torch comes after the check that torch is here)
 
+import json
+import os
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +20,13 @@ pytest.importorskip("transformers")
 from safetensors.numpy import load_file
 
 from tamis.errors import ContractError
-from tamis.models import parallel
+from tamis.models import parallel, rank, train
 from tamis.models.device import Device
 from tamis.models.method import Method
 from tamis.models.order import Prune
 from tamis.models.parallel import Ranks, processes_for
 from tamis.models.reweighting import Reweight
-from tamis.models.train import CHECKPOINT, Run, run_here
+from tamis.models.train import CHECKPOINT, RESULT, Run, run_here
 
 pytestmark = [pytest.mark.train, pytest.mark.usefixtures("one_thread")]
 
@@ -160,9 +162,34 @@ class Killed(BaseException):
     pass
 
 
+@pytest.fixture
+def dying(tmp_path, monkeypatch):
+    """Makes the second process of an attempt abort, as a library would, at its sixth sum."""
+
+    def dying(attempt):
+        program = f"""
+import os, sys
+from pathlib import Path
+from tamis.models import rank
+add, sums = rank._add, []
+def dies(tensor):
+    sums.append(tensor)
+    if len(sums) == 6 and (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "{attempt}"):
+        os.abort()
+    add(tensor)
+rank._add = dies
+rank.main(Path(sys.argv[1]))
+"""
+        (tmp_path / "dying_rank.py").write_text(program)
+        monkeypatch.setattr(parallel, "MODULE", "dying_rank")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(parallel.__file__).parents[2])]))
+
+    return dying
+
+
 @pytest.mark.slow
-def test_torchrun_trains_resumes_and_listens_to_nobody(run, tmp_path, toy_rows):
-    """Two processes twice, once killed in the middle: the same bytes; and what one process makes of it, nearly."""
+def test_torchrun_trains_resumes_and_listens_to_nobody(run, tmp_path, toy_rows, dying):
+    """Two processes twice, once killed in the middle and dying on the way on: the same bytes; one process, nearly."""
     options = {"rows": toy_rows[:14], "method": METHODS["both"], "keep": 2, "device": CPU}
     before, opened, lines = listening(), set(), []
 
@@ -180,7 +207,9 @@ def test_torchrun_trains_resumes_and_listens_to_nobody(run, tmp_path, toy_rows):
     with pytest.raises(Killed):
         run(tmp_path / "killed", processes=2, report=kill, checkpoint_every=2, **options)
     assert (tmp_path / "killed" / CHECKPOINT).exists()
-    run(tmp_path / "killed", processes=2, **options)
+    dying(attempt=0)
+    run(tmp_path / "killed", processes=2, report=watch, **options)
+    assert (0.0, "a process died; all go on from the last checkpoint") in lines
     bytes_of = [(tmp_path / each / "model.safetensors").read_bytes() for each in ("two", "killed")]
     assert bytes_of[0] == bytes_of[1]
     one = run(tmp_path / "one", **options)
@@ -194,6 +223,62 @@ def test_torchrun_trains_resumes_and_listens_to_nobody(run, tmp_path, toy_rows):
 def test_what_goes_wrong_in_a_process_is_told(run, tmp_path, toy_size):
     with pytest.raises(ContractError, match="lower the learning rate"):
         run(tmp_path / "one", size=replace(toy_size, learning_rate=1e38), processes=2, device=CPU)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_too_often_leaves_its_last_words(run, tmp_path, dying, monkeypatch):
+    monkeypatch.setattr(parallel, "RESTARTS", 0)
+    dying(attempt=0)
+    with pytest.raises(RuntimeError, match=r"2 processes failed:\n(.*\n)*Fatal Python error: Aborted(.*\n)*.* in dies"):
+        run(tmp_path / "one", processes=2, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (ValueError("rows: too few"), ValueError, "^rows: too few$"),
+        (ContractError("lower it"), ContractError, "^lower it$"),
+        (MemoryError("all of it"), RuntimeError, r"^Traceback (.*\n)*MemoryError: all of it"),
+    ],
+)
+def test_a_process_tells_what_it_raised(error, raised, says, monkeypatch, tmp_path, capfd):
+    """Once in a process, and once where it is heard."""
+
+    def fails(_said):
+        raise error
+
+    monkeypatch.setattr(rank, "_train", fails)
+    (tmp_path / "arguments.json").write_text("{}")
+    with pytest.raises(type(error)):
+        rank.main(tmp_path / "arguments.json")
+    program = [sys.executable, "-c", f"print({capfd.readouterr().out.strip()!r})"]
+    with pytest.raises(raised, match=says):
+        parallel._follow(program, lambda _done, _line: None, None)
+
+
+def test_who_lost_another_does_not_speak_for_it(monkeypatch, tmp_path, capfd):
+    def closed(_tensor):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", closed)
+    monkeypatch.setattr(rank, "_train", lambda _said: rank._add(torch.zeros(1)))
+    (tmp_path / "arguments.json").write_text("{}")
+    with pytest.raises(SystemExit, match="Connection closed by peer"):
+        rank.main(tmp_path / "arguments.json")
+    assert capfd.readouterr().out == ""
+
+
+def test_what_is_finished_is_not_trained_again(monkeypatch, tmp_path, run, toy_size, toy_tokenizer):
+    """An attempt after one that died on leaving: nobody is waited for."""
+    run(tmp_path / "one")
+    key = json.loads((tmp_path / "one" / RESULT).read_text())["key"]
+    of_run = Run(toy_size, Method(), 3, 1_000, tmp_path / "one", toy_tokenizer, None, 0, None, 1_000, key)
+    said = {"run": {**asdict(of_run), **train._as_text(of_run)}, "device": asdict(CPU)}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_given, **_named: pytest.fail("it met others"))
+    (tmp_path / "arguments.json").write_text(json.dumps(said))
+    rank.main(tmp_path / "arguments.json")
 
 
 def test_processes_are_followed_and_ended(monkeypatch, tmp_path, toy_rows):
