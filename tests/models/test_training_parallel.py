@@ -220,12 +220,6 @@ def test_torchrun_trains_resumes_and_listens_to_nobody(run, tmp_path, toy_rows, 
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_a_process_is_told(run, tmp_path, toy_size):
-    with pytest.raises(ContractError, match="lower the learning rate"):
-        run(tmp_path / "one", size=replace(toy_size, learning_rate=1e38), processes=2, device=CPU)
-
-
-@pytest.mark.slow
 def test_a_process_that_dies_too_often_leaves_its_last_words(run, tmp_path, dying, monkeypatch):
     monkeypatch.setattr(parallel, "RESTARTS", 0)
     dying(attempt=0)
