@@ -161,6 +161,12 @@ class Expression:
         return tuple(sorted(names))
 
     @cached_property
+    def spelling(self) -> str:
+        """The one way to write it, whatever spaces and brackets it came with; a column by its plain name."""
+        names = self._select.get("column_names", ())
+        return str(names[0]) if len(names) == 1 else _sql_of(self._select)
+
+    @cached_property
     def conjuncts(self) -> tuple[str, ...]:
         """The parts of a top-level `and`, in order, as SQL; the whole text if there is none."""
         top = self._select

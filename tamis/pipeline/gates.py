@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,21 +19,24 @@ SELF_JUDGED = ("distill",)  # scorers whose training says how well it went, for 
 NOBODY = ("", "")
 
 Verdict = tuple[str, str]  # a verify stage, and which of its scores
+Maker = tuple[str, str]  # a stage that makes columns, and toward which of its targets: "" if it does not have several
 
 
 class Gates:
     """The columns that stages have made so far, and the scores that verify stages have looked at.
 
     A verdict on a column speaks for all columns of the stage that made it, unless one of these has a verdict of its
-    own; also for columns that were made `of` one of them. That on an expression speaks for the same expression.
+    own; of a stage with several targets, for those toward the same target: `<name>_<target>` and what begins so, of
+    several the longest. That on an expression speaks for the same expression, in whatever spaces and brackets. Either
+    also speaks for columns that were made `of` what it speaks for.
     A stage that learns a column from others judges its own work: that counts beside verdicts on what it learnt.
     """
 
     def __init__(self) -> None:
         self._components: dict[str, str] = {}  # name of a stage → its component
-        self._makers: dict[str, tuple[str, Any]] = {}  # column → name and options of the stage that made it
-        self._of_scores: dict[str, list[Verdict]] = {}  # column, or expression → verdicts
-        self._of_makers: dict[str, list[Verdict]] = {}  # name of a stage → verdicts on its columns
+        self._makers: dict[str, tuple[Maker, Any]] = {}  # column → what made it, and with which options
+        self._of_scores: dict[str, list[Verdict]] = {}  # spelling of a column or an expression → verdicts
+        self._of_makers: dict[Maker, list[Verdict]] = {}  # → verdicts on its columns
         self._own: dict[str, list[Verdict]] = {}  # column → the verdict of the stage that learnt it
 
     def made(self, name: str, component: str, built: Any) -> None:
@@ -42,14 +45,16 @@ class Gates:
         if component in SELF_JUDGED:
             self._own[name] = [(name, name)]
         measures = [column for column, kind in built.columns(name).items() if pa.types.is_floating(kind)]
-        self._makers.update(dict.fromkeys(measures, (name, built)))
+        for column in measures:
+            self._makers[column] = (name, _target(column.removeprefix(name), built)), built
 
     def verified(self, stage: str, scores: Sequence[str]) -> None:
         """A verify stage, and the columns and expressions that it looks at."""
         for score in scores:
-            self._of_scores.setdefault(_plain(score), []).append((stage, score))
-            if _plain(score) in self._makers:
-                self._of_makers.setdefault(self._makers[_plain(score)][0], []).append((stage, score))
+            spelling = Expression(score).spelling
+            self._of_scores.setdefault(spelling, []).append((stage, score))
+            if spelling in self._makers:
+                self._of_makers.setdefault(self._makers[spelling][0], []).append((stage, score))
 
     def before(self, selector: Selector) -> Selector:
         """The selector, told which verdicts to wait for. Raises SpecError for trust in what it does not use."""
@@ -69,33 +74,43 @@ class Gates:
 
     def _of(self, selector: Selector) -> dict[str, list[Verdict]]:
         """Column, expression, or stage whose training it uses → verdicts on it."""
-        found: dict[str, list[Verdict]] = {}
+        used = {name: name for name in selector.reads}
         score = getattr(selector, "score", None)
-        for name in (*([] if score is None else [_plain(score)]), *selector.reads):
-            if verdicts := self._behind(name):
-                found[name] = verdicts
+        if score is not None and (spelling := Expression(score).spelling) not in used:
+            used[" ".join(score.split())] = spelling
+        found = {name: self._behind(spelling) for name, spelling in used.items()}
+        target = getattr(selector, "target", None) or ""
         for stage in selector.uses:
-            if verdicts := self._of_makers.get(stage) or ([NOBODY] if self._components.get(stage) in ESTIMATES else []):
-                found[stage] = verdicts
-        return found
+            found[stage] = self._of_makers.get((stage, target)) or self._nobody(stage)
+        return {name: verdicts for name, verdicts in found.items() if verdicts}
 
-    def _behind(self, name: str) -> list[Verdict]:
+    def _behind(self, spelling: str) -> list[Verdict]:
         """The verdicts that speak for a column or an expression; that of nobody, if it is an estimate without one."""
-        if name in self._of_scores:
-            return self._of_scores[name]
-        if name not in self._makers:
+        if spelling in self._of_scores:
+            return self._of_scores[spelling]
+        if spelling not in self._makers:
             return []
-        stage, built = self._makers[name]
-        if stage in self._of_makers:
-            return self._of_makers[stage]
-        source = getattr(built, "of", None)
-        behind = Expression(source).columns if isinstance(source, str) else ()
-        learnt = [verdict for column in behind for verdict in self._behind(column)]
-        if verdicts := [*self._own.get(name, []), *learnt]:
-            return list(dict.fromkeys(verdicts))
-        return [NOBODY] if self._components[stage] in ESTIMATES else []
+        maker, built = self._makers[spelling]
+        if maker in self._of_makers:
+            return self._of_makers[maker]
+        verdicts = [*self._own.get(spelling, []), *self._learnt(getattr(built, "of", None))]
+        return list(dict.fromkeys(verdicts)) or self._nobody(maker[0])
+
+    def _learnt(self, source: Any) -> list[Verdict]:
+        """The verdicts on what a column is made of: on the expression as a whole, and on its columns."""
+        if not isinstance(source, str):
+            return []
+        expression = Expression(source)
+        whole = self._of_scores.get(expression.spelling, [])
+        parts = [verdict for column in expression.columns for verdict in self._behind(column)]
+        return [*whole, *(verdict for verdict in parts if verdict != NOBODY or not whole)]
+
+    def _nobody(self, stage: str) -> list[Verdict]:
+        return [NOBODY] if self._components.get(stage) in ESTIMATES else []
 
 
-def _plain(expression: str) -> str:
-    """An expression as one line, so that the way it is written says nothing."""
-    return " ".join(expression.split())
+def _target(ending: str, built: Any) -> str:
+    """Which of several targets a column is toward, by what follows its stage's name: "" if none is named there."""
+    targets = getattr(built, "target", None)
+    named = targets if isinstance(targets, Mapping) else ()
+    return max((name for name in named if f"{ending}_".startswith(f"_{name}_")), key=len, default="")

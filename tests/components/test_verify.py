@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.errors import RunFailedError, SpecError
+from tamis.expressions import Expression
 from tamis.families import build, find
 from tamis.kernels.arrow import text_of
 from tamis.models.lds import lds_interval, spearman
@@ -166,11 +167,10 @@ def test_a_verdict_is_the_rank_correlation_with_the_mean_loss_of_the_seeds():
 # ---- which verdicts a select stage waits for ----
 
 
-def stand_in(columns, of=None):
-    """What a stage list hands over: something with columns."""
-    return type(
-        "StandIn", (), {"columns": lambda _, name: {f"{name}{end}": kind for end, kind in columns.items()}, "of": of}
-    )()
+def stand_in(columns, **options):
+    """What a stage list hands over: something with columns and options."""
+    written = {"columns": lambda _, name: {f"{name}{end}": kind for end, kind in columns.items()}}
+    return type("StandIn", (), {**written, **options})()
 
 
 def top(score, where=None, trust=()):
@@ -221,6 +221,103 @@ def test_a_verdict_on_an_expression_speaks_for_the_same_expression(known):
         Gate("importance + 2 * length", "mixed", "importance +  2 * length"),
     )
     assert known.before(top("importance")).gates == ()
+    assert [gate.stage for gate in known.before(top("(importance+(2*length))")).gates] == ["mixed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [("a+b", "a + b"), ("( (a)+\n b )", "a + b"), ('"rank"', "rank"), ('"my column"', "my column"), ("b + a", "b + a")],
+)
+def test_an_expression_has_one_spelling(text, spelling):
+    assert Expression(text).spelling == spelling
+
+
+def test_a_verdict_on_an_expression_speaks_for_what_is_made_of_it(known):
+    known.made("ranked", "rank", stand_in({"": pa.float64()}, of="(importance+length)"))
+    known.made("nested", "zscore", stand_in({"": pa.float64()}, of="ranked + length"))
+    known.made("other", "zscore", stand_in({"": pa.float64()}, of="importance - length"))
+    known.verified("mixed", ["importance +  length"])
+    for column in ("ranked", "nested"):
+        assert known.before(top(column)).gates == (Gate(column, "mixed", "importance +  length"),)
+    assert known.before(top("other")).gates == ()
+    known.verified("single", ["importance"])
+    assert [gate.stage for gate in known.before(top("nested")).gates] == ["mixed", "single"]
+
+
+def test_a_whole_that_was_verified_needs_no_verdict_on_its_parts(known):
+    known.made("ranked", "rank", stand_in({"": pa.float64()}, of="influence + length"))
+    assert known.before(top("ranked")).gates == (Gate("ranked", "", ""),)
+    known.verified("mixed", ["influence + length"])
+    assert known.before(top("ranked")).gates == (Gate("ranked", "mixed", "influence + length"),)
+
+
+@pytest.mark.parametrize(
+    ("verified", "score"),
+    [
+        ("good + noise", "rank( good+noise )"),
+        ("(good+noise)", "2 * zscore(good + noise)"),
+        ("zscore(good)+noise", "rank(zscore( good ) + noise)"),
+        ("good + noise", "rank(zscore(good + noise) + good)"),
+        ("good", "rank(zscore(good) + noise)"),
+    ],
+)
+def test_verdicts_reach_ranks_in_the_expressions_of_a_file(tmp_path, verified, score):
+    stages = [{"verify": {"score": verified, "target": "x", "as": "looked"}}, select("a", score)]
+    file = tmp_path / "stages.yaml"
+    file.write_text(json.dumps({"corpus": "x", "stages": stages}), encoding="utf-8")
+    chosen = load_spec(file).programs[-1].build()
+    assert {gate.stage for gate in chosen.gates} == {"looked"}
+
+
+# ---- several targets ----
+
+
+@pytest.fixture
+def toward():
+    """Influence toward targets of which one begins like another, as a stage list hands it over."""
+    targets = {name: str(name) for name in ("law", "law_eu", "news")}
+    gates = Gates()
+    gates.made("influence", "influence", build(find("score", "influence"), {"model": "proxy", "target": targets}))
+    gates.made("cheap", "rank", stand_in({"": pa.float64()}, of="influence_law_sum + length"))
+    gates.verified("looked", ["influence_law"])
+    return gates
+
+
+@pytest.mark.parametrize("column", ["influence_law", "influence_law_sum", "cheap"])
+def test_a_verdict_speaks_for_all_measures_toward_its_target(toward, column):
+    assert toward.before(top(column)).gates == (Gate(column, "looked", "influence_law"),)
+
+
+@pytest.mark.parametrize("column", ["influence_law_eu", "influence_law_eu_sum", "influence_news"])
+def test_toward_other_targets_it_says_nothing(toward, column):
+    told = toward.before(top(column))
+    assert told.gates == (Gate(column, "", ""),)
+    assert [note.split(",")[0] for note in told.notes()] == [f"uses {column}"]
+
+
+def test_verdicts_on_several_targets_speak_for_one_each(toward):
+    toward.verified("again", ["influence_law_eu_sum"])
+    gates = toward.before(top("influence_law_sum + influence_law_eu", "influence_news > 0")).gates
+    assert set(gates) == {
+        Gate("influence_law_sum", "looked", "influence_law"),
+        Gate("influence_law_eu", "again", "influence_law_eu_sum"),
+        Gate("influence_news", "", ""),
+    }
+
+
+def test_attribution_toward_several_targets_is_judged_one_by_one():
+    gates, targets = Gates(), {"law": "x", "law_sum": "y"}
+    gates.made("attribution", "attribution", build(find("score", "attribution"), {"target": targets}))
+    gates.verified("looked", ["attribution_law"])
+    assert gates.before(top("attribution_law")).gates == (Gate("attribution_law", "looked", "attribution_law"),)
+    assert gates.before(top("attribution_law_sum")).gates == (Gate("attribution_law_sum", "", ""),)
+
+
+@pytest.mark.parametrize(("target", "stage"), [("law", "looked"), ("news", "")])
+def test_a_bandit_waits_for_the_verdict_on_its_target(toward, target, stage):
+    options = {"alpha": 1.0, "threshold": 0.0, "portion": 5, "most_pulls": 9, "influence": "influence"}
+    bandit = toward.before(build(find("select", "cluster_bandit"), {**options, "target": target}))
+    assert [(gate.column, gate.stage) for gate in bandit.gates] == [("influence", stage)]
 
 
 def test_an_estimate_that_nobody_verified_is_told_of(known):
