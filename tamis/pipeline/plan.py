@@ -32,6 +32,7 @@ class Stage:
     failed: list[str] = field(default_factory=list)  # those of them that some document made fail
     model: Ref | None = None  # what its last Train step made
     finished: bool = False
+    refusal: str | None = None  # why its program does not go on
 
     @property
     def spec(self) -> ProgramSpec:

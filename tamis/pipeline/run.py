@@ -59,7 +59,7 @@ class Driver:
             raise SpecError(f"--redo: expected one of {names}, got {', '.join(sorted(unknown))}")
 
     def drive(self) -> None:
-        """Prepares the corpus, then runs pass after pass. Raises RunFailedError naming what failed."""
+        """Prepares the corpus, then runs pass after pass. Raises RunFailedError naming what failed or was refused."""
         probe(self.run, self.workers)
         with Interrupts() as interrupts, Ledger(self.run, write=True) as self.ledger:
             self._open()
@@ -73,12 +73,10 @@ class Driver:
             for stage in self.plan.stages:
                 if stage.finished:
                     self.ledger.redo_done(stage.base_key)
-            stuck = [stage.spec.label for stage in self.plan.stages if not stage.finished]
-            if stuck:
-                raise ContractError(
-                    f"{', '.join(stuck)}: wait for columns that nothing makes; check what their steps read"
-                )
-            self._save_catalog(arms=self._arms(), finished=True)
+            unfinished = [stage for stage in self.plan.stages if not stage.finished]
+            self._save_catalog(arms=self._arms(), finished=not unfinished)
+            if unfinished:
+                raise _unfinished(unfinished)
 
     def executor(self) -> Executor:
         return Executor(self.run, self.workers, self.ledger, self.progress, self.pool.ref)
@@ -110,16 +108,25 @@ class Driver:
     def _advance(self) -> None:
         """Sends results to every program whose steps are all done; concludes those that return no map."""
         for stage in self.plan.stages:
-            self.plan.resolve_uses(stage)
-            while not stage.live.position.finished and len(stage.done) == len(stage.live.position.steps):
-                stage.live.send(tuple(ref for _, ref in sorted(stage.done.items())))
-                stage.done = {}
-                self.plan.resolve_uses(stage)
+            if stage.refusal is None:
+                self._send(stage)
             returned = stage.live.position.returned
             if stage.live.position.finished and not isinstance(returned, Map) and not stage.finished:
                 if isinstance(returned, Publish):
                     self._publish(stage, returned)
                 stage.finished = True
+
+    def _send(self, stage: Stage) -> None:
+        """Sends a program its results; what one refuses to do stops no other."""
+        self.plan.resolve_uses(stage)
+        try:
+            while not stage.live.position.finished and len(stage.done) == len(stage.live.position.steps):
+                stage.live.send(tuple(ref for _, ref in sorted(stage.done.items())))
+                stage.done = {}
+                self.plan.resolve_uses(stage)
+        except RunFailedError as error:
+            stage.refusal = str(error)
+            self.progress.line(f"{stage.spec.label}: refused; what does not need it goes on")
 
     def _publish(self, stage: Stage, found: Publish) -> None:
         """Writes what a program found out. Raises RunFailedError if it found that the run should not go on."""
@@ -206,9 +213,10 @@ class Driver:
     # ---- closing ----
 
     def _arms(self) -> dict[str, Any]:
-        names = [stage.spec.name for stage in self.plan.stages if stage.spec.verb == "select"]
+        arms = [stage for stage in self.plan.stages if stage.spec.verb == "select" and stage.finished]
         return {
-            name: arm_books(self.run, self.plan.columns[f"{name}_repeats"], name, self.pool.shards) for name in names
+            name: arm_books(self.run, self.plan.columns[f"{name}_repeats"], name, self.pool.shards)
+            for name in (stage.spec.name for stage in arms)
         }
 
     def _save_catalog(self, *, arms: dict[str, Any] | None = None, finished: bool = False) -> None:
@@ -243,6 +251,15 @@ class Driver:
             "ingest": {"bad": self.pool.bad, "seen": self.pool.seen, "problems": self.pool.problems[:100]},
         }
         publish(self.run / "run.json", json.dumps(catalog, indent=1).encode())
+
+
+def _unfinished(stages: Sequence[Stage]) -> TamisError:
+    """Why a run ends before all of it is done: what was refused, or stages that wait for what nothing makes."""
+    refusals = [stage.refusal for stage in stages if stage.refusal]
+    waiting = ", ".join(stage.spec.label for stage in stages if not stage.refusal)
+    if refusals:
+        return RunFailedError("\n".join([*refusals, *([f"{waiting}: not done for want of that"] if waiting else [])]))
+    return ContractError(f"{waiting}: wait for columns that nothing makes; check what their steps read")
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -458,6 +459,29 @@ def test_an_arm_that_uses_what_predicts_nothing_is_refused_until_it_is_trusted(
     alone = run_spec(plain, tmp_path_factory.mktemp("alone"))
     for column in (f"{name}_repeats", f"{name}_reason"):
         assert ran.values(column) == alone.values(column)
+
+
+@pytest.mark.train
+def test_what_one_arm_refuses_stops_no_other(finished, specification, run_spec, opened, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder.parent, folder)
+    trained = {"train": {"name": "late", "on": {"arm": "noisy"}, "size": "tiny"}}
+    arms = [select("noisy", "noise"), select("also", "noise + good"), trained, select("last", "good", where="good > 0")]
+    with pytest.raises(RunFailedError) as refused:
+        run_spec(specification(select("best", "good"), *arms), folder)
+    first, second, rest = str(refused.value).splitlines()
+    assert first.startswith("select noisy: uses noise, ")
+    assert second.startswith("select also: uses noise, ")
+    assert rest == "train late: not done for want of that"
+    ran = opened(folder / "run")
+    assert {name: counts["kept"] for name, counts in ran.catalog["arms"].items()} == {"best": 20, "last": 20}
+    assert not ran.catalog["finished"]
+    unfinished = [stage["name"] for stage in ran.catalog["stages"] if not stage["finished"]]
+    assert unfinished == ["noisy", "also", "late"]
+    before = len(ran.receipts())
+    with pytest.raises(RunFailedError, match="select noisy"):
+        run_spec(specification(select("best", "good"), *arms), folder)
+    assert len(ran.receipts()) == before, "nothing is done twice"
 
 
 @pytest.mark.train
