@@ -82,14 +82,14 @@ class Projection:
 
     def windows(self, name: str, a: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """Of the gradients Σ_t δ_t a_tᵀ of one layer, from (B, T, d_in) and (B, T, d_out): float32, (B, k)."""
-        slopes, inputs = self.maps[name]
+        slopes, inputs = (side.to(a.device) for side in self.maps[name])
         left, right = slope.float() @ slopes, a.float() @ inputs
         return (left.mT @ right).flatten(1) if self.kind == "two_sided" else (left * right).sum(1)
 
     def whole(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """Of a gradient of one layer, (d_out, d_in): float64, (k)."""
-        slopes, inputs = (side.double().cpu() for side in self.maps[name])
-        left = slopes.T @ gradient.double().cpu()
+        slopes, inputs = (side.cpu().double() for side in self.maps[name])
+        left = slopes.T @ gradient.cpu().double()
         return (left @ inputs).flatten() if self.kind == "two_sided" else (left * inputs.T).sum(1)
 
     def documents(self, language_model: LanguageModel, ids: Tokens, offsets: Int64, most: int | None) -> Float64:

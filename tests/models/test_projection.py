@@ -13,6 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
 from tamis.errors import ContractError
 from tamis.models import build, projection, sizes
 from tamis.models.device import Device, choose
@@ -242,6 +245,26 @@ def test_another_model_is_refused(documents):
         made.vectors(language(size=dataclasses.replace(SIZE, layers=1)), *documents)
     with pytest.raises(ContractError, match="of 14 layers, got another, of 7"):
         made.direction(language(size=dataclasses.replace(SIZE, layers=1)), {})
+
+
+class OneDevice(TorchDispatchMode):
+    """No operation but a copy takes tensors of two devices: what a GPU asks for, and the device `meta` does not."""
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        assert len({each.device for each in tensors}) < 2 or "copy" in function.name(), function.name()
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_projected_where_they_are(kind):
+    layers = linear_layers(language().model)
+    drawn = GradientSpace.plain(layers, 14 * 9, kind, 1, 1024).projection
+    for name, (d_out, d_in) in layers.items():
+        a, slope = (torch.empty(2, 5, width, device="meta") for width in (d_in, d_out))
+        with OneDevice():
+            found = drawn.windows(name, a, slope)
+        assert (found.device.type, found.shape) == ("meta", (2, drawn.numbers))
 
 
 # ---- company ----
