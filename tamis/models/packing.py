@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,21 +34,6 @@ def pack(ids: Tokens, offsets: Int64, row_tokens: int, end: int, order: Int64 | 
     for at, block in _blocks(order, lengths):
         _place(stream[at:], ids, offsets, block)
     return pack_stream(stream, row_tokens)
-
-
-def pack_batches(batches: Iterable[tuple[Tokens, Int64]], row_tokens: int, end: int) -> Iterator[Tokens]:
-    """Row blocks of a stream of (ids, offsets) batches, each about a batch long: `pack` of everything, in pieces."""
-    tail: Tokens | None = None
-    for ids, offsets in batches:
-        stream = stream_of(ids, offsets, end)
-        if tail is not None:
-            stream = np.concatenate([tail, stream])
-        rows = max((len(stream) - 1) // row_tokens, 0)  # the token after a row must be known: it is a target
-        if rows:
-            yield pack_stream(stream[: rows * row_tokens + 1], row_tokens)
-        tail = stream[rows * row_tokens :]
-    if tail is not None and len(tail) == row_tokens:  # the closing end completes the last row
-        yield pack_stream(np.append(tail, tail.dtype.type(end)), row_tokens)
 
 
 def pack_stream(stream: Tokens, row_tokens: int) -> Tokens:

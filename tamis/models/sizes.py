@@ -91,10 +91,6 @@ class Recipe:
         """Optimiser steps."""
         return math.ceil(self.tokens / self.batch_tokens)
 
-    def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0 … steps − 1, if no row is left out."""
-        return self.learning_rate_after((step + 1) * self.batch_tokens)
-
     def learning_rate_after(self, seen: int) -> float:
         """The rate of the step that ends `seen` tokens into the run: linear warm-up, then a cosine to a tenth."""
         if seen < self.warmup_tokens:

@@ -36,7 +36,7 @@ def test_the_preset_is_the_published_one_where_runs_are_as_long():
     assert (prior.steps, prior.batch_rows, prior.warmup_tokens) == (24_000, 256, 1_000 * 256 * 512)
     assert (prior.learning_rate, prior.betas, prior.epsilon) == (1e-3, (0.9, 0.95), 1e-15)
     assert (prior.weight_decay, prior.clip, prior.basis) == (0.0, 1.0, "CoLoR-Filter")
-    assert prior.learning_rate_at(23_999) == pytest.approx(1e-4)
+    assert prior.learning_rate_after(prior.tokens) == pytest.approx(1e-4)
     books = Method("color").plan(BIG, 25_000_000, continues=True)
     assert (books.batch_rows, books.warmup_tokens // books.batch_tokens) == (256, 19)
     assert "a warm-up of 19 steps instead of 100" in books.basis
@@ -57,7 +57,7 @@ def test_numbers_that_are_given_win_and_are_told():
     recipe = Method(learning_rate=1e-2, batch_tokens=1_900, warmup_tokens=0).plan(size, 10_000)
     assert (recipe.learning_rate, recipe.batch_rows, recipe.warmup_tokens) == (1e-2, 15, 0)
     assert recipe.basis == "measured; as given: learning_rate, batch_tokens, warmup_tokens"
-    assert recipe.learning_rate_at(0) < 1e-2
+    assert recipe.learning_rate_after(recipe.batch_tokens) < 1e-2
     with pytest.raises(ValueError, match="batch_tokens: expected a row of 128 tokens or more, got 100"):
         Method(batch_tokens=100).plan(size, 10_000)
     with pytest.raises(ValueError, match="warmup_tokens: expected less than the 500"):
@@ -105,7 +105,8 @@ def test_models_are_kept_at_equal_distances_the_last_one_last(run, tmp_path):
     rates = [kept["learning_rate"] for kept in result["checkpoints"]]
     recipe = sizes.size("tiny").recipe(1_000)
     recipe = dataclasses.replace(recipe, row_tokens=16, batch_rows=4, warmup_tokens=100)
-    assert rates == pytest.approx([recipe.learning_rate_at(step) for step in (3, 7, 11, 15)], rel=0.01)
+    ends = [step * recipe.batch_tokens for step in (4, 8, 12, 16)]
+    assert rates == pytest.approx([recipe.learning_rate_after(end) for end in ends], rel=0.01)
     assert weights(tmp_path / "checkpoints/16") == weights(tmp_path)
     assert weights(tmp_path / "checkpoints/12") != weights(tmp_path)
     for kept in result["checkpoints"]:
