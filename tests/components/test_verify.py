@@ -120,6 +120,19 @@ def test_the_order_of_documents_changes_no_bit():
         assert one.predicted.tobytes() == other.predicted.tobytes()
 
 
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_more_subsets_leave_the_first_ones_as_they_were(share):
+    batch = documents(300)
+    few, many = (deal([Batch(batch)], ["good"], Lottery(3, subsets, share), Words()) for subsets in (10, 20))
+    held = []
+    for number in range(10):
+        one, other = (dealt.subset(number, 50, 8, END) for dealt in (few, many))
+        assert one.rows.tobytes() == other.rows.tobytes()
+        assert one.predicted.tobytes() == other.predicted.tobytes()
+        held.append(one.documents)
+    assert min(held) > 0
+
+
 def test_a_score_that_is_null_or_has_no_end_is_missing():
     batch = Batch(pa.RecordBatch.from_pydict({"a": [1.0, None, math.nan, math.inf], "b": [1, 2, 3, 0]}))
     found = scores_of(["a", "b > 1", "a / b"], batch)
