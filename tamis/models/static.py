@@ -61,7 +61,7 @@ def distil(
         vectors = _principal(vectors, dimensions)
     if smoothing is not None:
         vectors = vectors * _zipf_weights(len(kept), smoothing)[:, None]
-    table = np.zeros((max(backend.get_vocab().values()) + 1, vectors.shape[1]), np.float32)
+    table = np.zeros((_rows(backend), vectors.shape[1]), np.float32)
     table[kept] = vectors
     _write(folder, table, backend, {"apply_pca": dimensions, "sif_coefficient": smoothing})
     return {"tokens": len(kept), "dimensions": int(table.shape[1])}
@@ -202,7 +202,12 @@ def pretended_static_model(folder: Path, dimensions: int) -> StaticModel:
     """The tokenizer of a sentence model with a random vector for each id: the pace of the real thing, undistilled."""
     tokenizer = _tokenizer_in(folder)
     draw = np.random.default_rng(0)
-    return StaticModel.of(tokenizer, draw.standard_normal((tokenizer.get_vocab_size() + 1, dimensions), np.float32))
+    return StaticModel.of(tokenizer, draw.standard_normal((_rows(tokenizer), dimensions), np.float32))
+
+
+def _rows(tokenizer: tokenizers.Tokenizer) -> int:
+    """Of a table with one for each id: some tokenizers skip ids."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def _tokenizer_in(folder: Path) -> tokenizers.Tokenizer:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +73,10 @@ class Tokenizer:
         self.bpe.no_truncation()
         self.bpe.no_padding()
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """How many ids there are, the end token among them."""
-        return int(self.bpe.get_vocab_size(with_added_tokens=True))
+        """One more than the largest id: as many ids as there are, but in foreign tokenizers that skip some."""
+        return 1 + max(self.bpe.get_vocab(with_added_tokens=True).values())
 
     @property
     def end(self) -> int:

@@ -50,6 +50,16 @@ def test_threads_change_nothing(folder, tmp_path):
         assert (tmp_path / threads / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
+def test_a_foreign_tokenizer_may_skip_ids():
+    import tokenizers
+
+    foreign = tokenizers.Tokenizer(tokenizers.models.WordLevel({END: 0, "mill": 1, "sea": 70_000}, unk_token=END))
+    foreign.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(foreign)
+    ids, _ = tokenizer.encode(["sea mill"])
+    assert (tokenizer.vocab_size, ids.dtype, ids.tolist()) == (70_001, np.uint32, [70_000, 1])
+
+
 def test_encoding_is_lossless_and_says_where_documents_are(folder):
     tokenizer = Tokenizer.load(folder)
     texts = ["", "a  b\t\n", "\x00 \ufeff 🙂 é e\u0301", TEXTS[0], "", "x" * 5_000]
