@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tamis.models.lds import spearman
+from tamis.models.lds import correlation, spearman
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -74,14 +74,14 @@ def spearman_interval(x: Float64, y: Float64, level: float = LEVEL, seed: int = 
     found = np.empty(resamples)
     for resample in range(resamples):
         drawn = (stream.random_raw(len(x)) % np.uint64(len(x))).astype(np.int64)
-        one, other = _ranks(x_class[drawn]), _ranks(y_class[drawn])
-        spread = math.sqrt(float((one * one).sum()) * float((other * other).sum()))
-        found[resample] = float((one * other).sum()) / spread if spread > 0 else 0.0
+        found[resample] = correlation(_ranks(x_class[drawn]), _ranks(y_class[drawn]))
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Rank(value, float(low), float(high))
 
 
-def _ranks(classes: Int64) -> Int64:
-    """Twice the average rank of each, less its mean: int64, (n). classes : int64, (n), in the order of the values."""
+def _ranks(classes: Int64) -> Float64:
+    """Twice the average rank of each, less its mean: integers as float64, (n), whose squares may add up to more than
+    an int64 holds. classes : int64, (n), in the order of the values.
+    """
     counts = np.bincount(classes)
-    return np.asarray((2 * np.cumsum(counts) - counts - len(classes))[classes], np.int64)
+    return np.asarray((2 * np.cumsum(counts) - counts - len(classes))[classes], np.float64)

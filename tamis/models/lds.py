@@ -36,7 +36,7 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape[-1:] != y.shape[-1:] or not x.ndim or x.shape[-1] < 2:
         raise ValueError(f"spearman: expected two or more values, as many in x as in y, got {x.shape} and {y.shape}")
-    return _correlation(_ranks(x), _ranks(y))
+    return correlation(_ranks(x), _ranks(y))
 
 
 def lds(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> float:
@@ -94,8 +94,11 @@ def _drawn(stream: np.random.Philox, rows: int, among: int) -> Index:
     return (raw % np.uint64(among)).astype(np.int64)
 
 
-def _correlation(x: Float64, y: Float64) -> Float64:
-    """Of centred values that are integers: every sum is exact below 2⁵³, so that the order of adding is nothing."""
+def correlation(x: Float64, y: Float64) -> Float64:
+    """Of centred values over the last axis, 0 where one has no spread: float64, (…). x, y : float64, (…, m), integers.
+
+    Every sum is exact below 2⁵³, so that the order of adding is nothing.
+    """
     spread = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     return np.asarray((x * y).sum(-1) / np.where(spread > 0, spread, 1.0), np.float64)
 

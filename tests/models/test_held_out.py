@@ -21,6 +21,13 @@ def test_the_interval_is_that_of_the_general_one(pairs, seed):
     assert tuple(found) == tuple(expected)
 
 
+def test_an_interval_of_millions_of_documents():
+    """Squares of 3.2 million ranks add up to more than 2^63."""
+    x = np.arange(3_200_000.0)
+    found = spearman_interval(x, x, resamples=1)
+    assert tuple(found) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+
+
 def test_the_interval_is_that_of_samples_drawn_again():
     """The twin: documents drawn with replacement, ranked anew each time."""
     random = np.random.default_rng(1)
