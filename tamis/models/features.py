@@ -106,16 +106,19 @@ def _numbers(column: pa.Array) -> Float32:
 
 
 def _vectors(column: pa.Array, width: int) -> Float32 | Halves:
-    """Half floats stay as they are: a sample of them is kept."""
+    """Half floats stay as they are: a sample of them is kept. Raises ContractError for vectors of another width."""
     array = one_array(column)
     shape = (len(array), width)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     out: Float32 | Halves = np.full(shape, np.nan, np.float32)
     if pa.types.is_float16(array.type.value_type):
         out = np.full(shape, np.nan, np.float16)
-    if valid.any():
-        flat = array.drop_null().flatten().to_numpy(zero_copy_only=False)
+    known = array.drop_null()
+    if len(known):
+        lengths = known.value_lengths().to_numpy(zero_copy_only=False)
+        if (wrong := lengths[lengths != width]).size:
+            raise ContractError(f"features: expected vectors of {width} numbers, got {wrong[0]}; fit anew")
         with np.errstate(over="ignore"):
-            out[valid] = flat.reshape(-1, width)
+            out[valid] = known.flatten().to_numpy(zero_copy_only=False).reshape(len(known), width)
     out[~np.isfinite(out)] = np.nan
     return out

@@ -94,6 +94,19 @@ def test_a_column_without_any_vector_gives_no_feature_but_that():
     assert not known.any()
 
 
+def test_empty_lists_are_vectors_without_a_feature():
+    column = pa.array([[], None], pa.list_(pa.float32()))
+    found = plan(("v",), v=column)
+    assert found.widths == (0,)
+    assert found.arrays({"v": column})["v"].shape == (2, 0)
+
+
+def test_vectors_of_another_length_than_those_of_the_fit_are_refused():
+    """Also where the numbers of several would fill rows of the right length."""
+    with pytest.raises(ContractError, match="features: expected vectors of 2 numbers, got 1; fit anew"):
+        features(pa.array([[1.0], [2.0, 3.0, 4.0]]), 2)
+
+
 def test_vectors_of_several_lengths_are_refused():
     one, other = (widths_in(("v",), {"v": pa.array([row])}) for row in ([1.0, 2.0], [1.0, 2.0, 3.0]))
     with pytest.raises(
