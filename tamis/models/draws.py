@@ -91,7 +91,7 @@ class Draws:
 
     @cached_property
     def _order(self) -> Int64:
-        return np.argsort(self.hashes, kind="stable")
+        return np.lexsort((self.portions, self.hashes))
 
     def values(self, find: Callable[[Int64], Float64], index: Int64) -> list[Float64]:
         """What `find` says of the documents of some portions, by their index among those that have any.
@@ -109,9 +109,13 @@ class Draws:
         """The place of each of n documents, -1 for one that is never looked at: int64, (n)."""
         if not len(self):
             return np.full(len(hashes), -1, np.int64)
-        near = np.minimum(np.searchsorted(self.hashes, hashes, sorter=self._order), len(self) - 1)
-        found = self._order[near]
-        return np.where((self.hashes[found] == hashes) & (self.portions[found] == portions), found, -1)
+        near, last = np.searchsorted(self.hashes, hashes, sorter=self._order), len(self) - 1
+        while True:  # as often as documents of one id are in several portions
+            found = self._order[np.minimum(near, last)]
+            same = self.hashes[found] == hashes
+            if not (behind := same & (self.portions[found] < portions) & (near < last)).any():
+                return np.where(same & (self.portions[found] == portions), found, -1)
+            near = near + behind
 
 
 def per_cluster(values: Int64, first: Int64) -> list[int]:
