@@ -55,7 +55,7 @@ class Drawn:
 
 
 def draw(batches: Iterable[Any], choose: Callable[[Any], Chosen], tokenizer: Tokenizer) -> Drawn:
-    """The documents that `choose` takes of each batch; those of one hash follow each other by their size.
+    """The documents that `choose` takes of each batch; those of one hash follow each other by size, then by tokens.
 
     What comes of it is the same however the documents were cut into batches, and in whatever order these came.
     """
@@ -68,4 +68,16 @@ def draw(batches: Iterable[Any], choose: Callable[[Any], Chosen], tokenizer: Tok
             part.append(values)
     ids, lengths, hashes, uses, sizes = (np.concatenate(part) for part in parts)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Drawn(ids, offsets, hashes, uses.astype(np.int64), sizes, np.lexsort((sizes, lengths, hashes)))
+    return Drawn(ids, offsets, hashes, uses.astype(np.int64), sizes, _order(ids, offsets, sizes, hashes))
+
+
+def _order(ids: Tokens, offsets: Int64, sizes: Int64, hashes: UInt64) -> Int64:
+    """Documents by hash, those that share an id by what is in them: int64, (n)."""
+    keys = (sizes, np.diff(offsets), hashes)
+    order = np.lexsort(keys)
+    same = np.all([np.diff(key[order]) == 0 for key in keys], axis=0)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], same, [0]])))
+    for start, stop in edges.reshape(-1, 2).tolist():
+        run = slice(start, stop + 1)
+        order[run] = sorted(order[run], key=lambda i: ids[offsets[i] : offsets[i + 1]].tobytes())
+    return np.asarray(order, np.int64)
