@@ -25,6 +25,7 @@ _PEAKS = (
     ("H100 NVL", 8.35e14),
     ("H100 PCIe", 7.56e14),
     ("H100", 9.89e14),
+    ("H800 PCIe", 7.56e14),
     ("H800", 9.89e14),
     ("A100", 3.12e14),
     ("A800", 3.12e14),
@@ -39,7 +40,10 @@ _PEAKS = (
     ("RTX 3090", 7.1e13),
 )
 
-_TRIAL_FLOPS = 1e10  # of one timed pass: a tenth of a second or so on one core
+_OTHERS = re.compile(r"\b(MIG|Laptop|Ti|D)\b")  # a slice of the GPU, or another one that is called after it
+
+# Of one timed pass: a tenth of a second or so on one core; on a GPU enough that it is not launching kernels alone.
+_TRIAL_FLOPS = {"cpu": 1e10, "mps": 1e12, "cuda": 1e13}
 _TRIALS = 3  # the fastest counts: the first pays for what is only done once
 
 
@@ -64,7 +68,9 @@ def peak_flops(device: Device) -> float | None:
 
 
 def peak_of(name: str) -> float | None:
-    """The peak of a GPU of that name; None if it is not in the table."""
+    """The peak of a GPU of that name; None if it is not in the table, or only a part of it is there."""
+    if _OTHERS.search(name):
+        return None
     return next((peak for known, peak in _PEAKS if re.search(rf"\b{known}\b", name)), None)
 
 
@@ -72,7 +78,7 @@ def seconds_to_train(size: Size, vocabulary: int, recipe: Recipe, device: Device
     """What this run would take here, from a couple of passes over rows of random tokens: real steps, but small ones."""
     model = device.place(build.build(size, vocabulary, 0).train())
     whole = flops_per_token(model, size.row_tokens)
-    tokens = int(min(max(_TRIAL_FLOPS / whole, 16), recipe.batch_tokens, device.micro_tokens))
+    tokens = int(min(max(_TRIAL_FLOPS[device.kind] / whole, 16), recipe.batch_tokens, device.micro_tokens))
     width = min(tokens, size.row_tokens)
     batch = torch.randint(vocabulary, (tokens // width, width + 1), generator=torch.Generator().manual_seed(0))
     batch = batch.to(device.name)
@@ -99,5 +105,6 @@ def _step_seconds(model: PreTrainedModel) -> float:
         began = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        next(model.parameters()).sum().item()  # waits for the device
         seconds.append(time.perf_counter() - began)
     return min(seconds)
