@@ -47,6 +47,19 @@ class Device:
         """On a CPU, torch on one thread: sums are then in one order everywhere, and shards run in parallel."""
         return one_thread() if self.kind == "cpu" else nullcontext()
 
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """On a GPU, kernels that add in one order where torch has them: attention's backward pass else does not."""
+        if self.kind != "cuda":
+            yield
+            return
+        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a forward pass runs."""
         if self.dtype == "float32":
@@ -82,19 +95,30 @@ def choose(width: int, wanted: str | None = None, dtype: str | None = None) -> D
     kind = name.split(":")[0]
     if kind not in {"cuda", "mps", "cpu"}:
         raise ValueError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {name!r} was asked for, and torch finds no CUDA device; use cpu or auto")
+    if kind == "cuda":
+        _prepare_cuda(name)
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device: {name!r} was asked for, and torch finds no Apple GPU; use cpu or auto")
     if dtype not in {None, "float32", "bfloat16"}:
         raise ValueError(f"device: dtype must be float32 or bfloat16, got {dtype!r}")
-    fast = _fast_bf16(kind, width) if dtype is None else dtype == "bfloat16"
+    fast = _fast_bf16(name, width) if dtype is None else dtype == "bfloat16"
     return Device(name, "bfloat16" if fast else "float32")
 
 
-def _fast_bf16(kind: str, width: int) -> bool:
+def _prepare_cuda(name: str) -> None:
+    """Raises ValueError if there is no such GPU. cuBLAS has to know before its first product how to be repeatable."""
+    if not torch.cuda.is_available():
+        raise ValueError(f"device: {name!r} was asked for, and torch finds no CUDA device; use cpu or auto")
+    there = ("cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count())))
+    if name not in there:
+        raise ValueError(f"device: expected one of {', '.join(there)}, got {name!r}")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch warns of every product
+
+
+def _fast_bf16(name: str, width: int) -> bool:
+    kind = name.partition(":")[0]
     if kind == "cuda":
-        return bool(torch.cuda.get_device_capability()[0] >= 8)  # Ampere and later; earlier ones emulate it
+        return bool(torch.cuda.get_device_capability(name)[0] >= 8)  # Ampere and later; earlier ones emulate it
     if kind == "cpu":
         has = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # private in torch: without it, float32
         return width >= _CPU_BF16_WIDTH and bool(has())

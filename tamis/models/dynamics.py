@@ -140,7 +140,9 @@ def _input_slopes(language_model: LanguageModel, batch: Filled) -> torch.Tensor:
     with torch.enable_grad(), device.autocast():
         embeddings = model.get_input_embeddings()(batch.inputs).detach().requires_grad_()
         logits = head.target_logits(model, embeddings, batch.targets)
-        (slopes,) = torch.autograd.grad(torch.where(batch.real, logits.float(), 0.0).sum(), embeddings)
+        total = torch.where(batch.real, logits.float(), 0.0).sum()
+    with device.repeatable():
+        (slopes,) = torch.autograd.grad(total, embeddings)
     return slopes.float()
 
 

@@ -51,7 +51,8 @@ def backward(language_model: LanguageModel, batch: Filled, take: Take, targets: 
     wanted = batch.targets if targets is None else targets
     with torch.enable_grad(), _tapped(model, batch.real, take), device.autocast():
         loss = head.mean_loss(model, batch.inputs, wanted.flatten(), 1.0)
-    loss.backward()
+    with device.repeatable():
+        loss.backward()
 
 
 def window_gradients(a: torch.Tensor, slope: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:

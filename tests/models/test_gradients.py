@@ -182,3 +182,15 @@ def test_a_model_without_linear_layers_is_refused():
 
     with pytest.raises(ValueError, match="expected a model with linear layers"):
         linear_layers(Bare())
+
+
+def test_on_a_gpu_a_backward_pass_takes_kernels_that_add_in_one_order(documents):
+    """On the CPU's tensors here: what is asked of torch while the pass lasts, and after it."""
+    lm = language(llama())
+    _, (batch, *_) = batches(lm, documents)
+    for device, wanted in ((lm.device, False), (Device("cuda", "float32"), True)):
+        asked = set()
+        on = dataclasses.replace(lm, device=device)
+        backward(on, batch, lambda *_, asked=asked: asked.add(torch.are_deterministic_algorithms_enabled()))
+        assert asked == {wanted}
+        assert not torch.are_deterministic_algorithms_enabled()
