@@ -12,6 +12,8 @@ from tamis.models.sizes import Size
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_CAUSAL = "causal_sdpa"  # a name of ours among transformers' kinds of attention
+
 # Matrices, embeddings included, start with deviation √(2 / (5·width)) (Nguyen and Salazar 2019, "small init"); those
 # that write to the residual stream with 1/√(2·layers) of that (GPT-2, section 2.3). It matters at these widths:
 # `tiny`, rate 4e-3, 300k tokens, three seeds: 1.86 to 1.88 bits per byte; with 0.02 throughout 2.03 to 2.48, by seed.
@@ -39,7 +41,7 @@ def build(size: Size, vocab_size: int, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         model = transformers.LlamaForCausalLM(config).float()
     _initialise(model, size, seed)
-    return model.eval()
+    return _causal(model).eval()
 
 
 def _initialise(model: PreTrainedModel, size: Size, seed: int) -> None:
@@ -66,7 +68,19 @@ def load(folder: Path) -> PreTrainedModel:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
-    return model.float().eval()
+    return _causal(model.float()).eval()
+
+
+def _causal(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, if a Llama, with attention that is told to be causal instead of being given a mask.
+
+    Transformers otherwise waits for the device in every pass to see whether a mask is needed, and when compiling makes
+    one, for which there are only slower kernels on a GPU. What it computes is the same; padding has to be on the right.
+    """
+    if model.config.model_type == "llama":
+        transformers.AttentionInterface.register(_CAUSAL, transformers.AttentionInterface()["sdpa"])
+        model.set_attn_implementation(_CAUSAL)
+    return model
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

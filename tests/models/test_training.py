@@ -206,6 +206,27 @@ def test_bfloat16_training_works_where_the_device_has_it(run, tmp_path):
     assert result["final_loss"] < np.log(300)
 
 
+def test_attention_is_causal_without_a_mask_compiled_or_not(toy_size, tmp_path):
+    """The mask that transformers gives torch.compile keeps the fastest kernels of a GPU away."""
+    masks = []
+
+    def look(graph, _example):
+        calls = [node.kwargs for node in graph.graph.nodes if "scaled_dot_product" in str(node.target)]
+        masks.extend((call.get("attn_mask"), call.get("is_causal")) for call in calls)
+        return graph.forward
+
+    build.save(build.build(toy_size, 300, 0), tmp_path)
+    tokens = torch.arange(32).view(2, 16)
+    for model in (build.build(toy_size, 300, 0), build.load(tmp_path)):
+        compiled = torch.compile(model.model, backend=look, dynamic=False)(input_ids=tokens, use_cache=False)
+        plain = model.model(input_ids=tokens, use_cache=False)
+        model.set_attn_implementation("sdpa")
+        usual = model.model(input_ids=tokens, use_cache=False)
+        assert torch.equal(plain.last_hidden_state, usual.last_hidden_state)
+        assert torch.equal(plain.last_hidden_state, compiled.last_hidden_state)
+    assert set(masks) == {(None, True)}
+
+
 def test_rates_rise_then_fall_to_a_tenth():
     recipe = sizes.size("tiny").recipe(300_000)
     rates = [recipe.learning_rate_after((step + 1) * recipe.batch_tokens) for step in range(recipe.steps)]
