@@ -6,6 +6,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -51,6 +52,17 @@ class OfModels(Component):
 
     def contents(self) -> tuple[str, ...]:
         return digests_of(*self.models)
+
+
+@dataclass(frozen=True)
+class OfModel(OfModels):
+    """Parent of those that work with one. model : a `train` stage, or a folder with a model and its tokenizer."""
+
+    model: ModelRef
+
+    @property
+    def models(self) -> tuple[str | None, ...]:
+        return (self.model,)
 
 
 def stages_in(*models: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tamis.errors import SpecError
-from tamis.models.reference import ModelRef, OfModels, checkpoints_of, trained
+from tamis.models.reference import OfModel, checkpoints_of, trained
 from tamis.scorers.base import Scorer, Scores, Values
 from tamis.steps import Batch, Pool, Steps
 
@@ -30,7 +30,7 @@ FEWEST = {"vog": 2, "tracin": 1}  # checkpoints that a score needs
 
 
 @dataclass(frozen=True)
-class Dynamics(OfModels, Scorer):
+class Dynamics(OfModel, Scorer):
     """How hard a document is for a language model, by its predictions, its gradient and their course in training.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -46,17 +46,12 @@ class Dynamics(OfModels, Scorer):
     Source: Paul, Ganguli, Dziugaite 2021 (EL2N, GraNd); Agarwal, D'souza, Hooker 2022 (VoG); Pruthi et al. 2020.
     """
 
-    model: ModelRef
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("el2n", "grand")
     most_tokens: Annotated[int, Field(gt=0)] = 1024
 
     def __post_init__(self) -> None:
         if len(set(self.scores)) < len(self.scores):
             raise ValueError(f"scores: expected each once, got {', '.join(self.scores)}")
-
-    @property
-    def models(self) -> tuple[str | None, ...]:
-        return (self.model,)
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         own = {f"{name}_{score}": pa.float32() for score in self.scores}

@@ -17,7 +17,7 @@ from pydantic import Field
 from tamis import seeds
 from tamis.errors import ContractError, SpecError
 from tamis.models.queries import Target, by_ending, encoded, first, named
-from tamis.models.reference import ModelRef, OfModels, checkpoints_of, trained
+from tamis.models.reference import OfModel, checkpoints_of, trained
 from tamis.models.rows import Chosen
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Fold, Pool, Steps, Summary, Train, Workshop
@@ -35,7 +35,7 @@ TIMED_WINDOWS = 8
 
 
 @dataclass(frozen=True)
-class Influence(OfModels, Scorer):
+class Influence(OfModel, Scorer):
     """How much a document helps a language model with a target, per token of the document; more is more helpful.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -52,7 +52,6 @@ class Influence(OfModels, Scorer):
     Source: Koh and Liang 2017; George et al. 2018 (EK-FAC); Grosse et al. 2023.
     """
 
-    model: ModelRef
     target: Target
     curvature: Literal["identity", "diagonal", "kfac", "ekfac"] = "ekfac"
     damping: Annotated[float, Field(ge=0, le=1000)] = 0.1
@@ -73,10 +72,6 @@ class Influence(OfModels, Scorer):
     @property
     def reads(self) -> tuple[str, ...]:
         return ("doc_id", "text", "n_bytes")
-
-    @property
-    def models(self) -> tuple[str | None, ...]:
-        return (self.model,)
 
     def _columns(self, name: str, each: Any, total: Any) -> list[tuple[str, Any]]:
         pairs = [[(f"{name}{target}", each), (f"{name}{target}_sum", total)] for target in by_ending(self.target)]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tamis.errors import ContractError
 from tamis.kernels.lowest import TENTHS, lowest_means, sums_of
-from tamis.models.reference import ModelRef, OfModels, trained
+from tamis.models.reference import OfModel, trained
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Pool, Steps
 
@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Losses(OfModels, Scorer):
+class Losses(OfModel, Scorer):
     """A document's loss under a language model in nats, over how many tokens, and how likely its least likely are.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -34,12 +34,7 @@ class Losses(OfModels, Scorer):
     order of additions.
     """
 
-    model: ModelRef
     chunk_tokens: Annotated[int, Field(gt=0)] | None = None
-
-    @property
-    def models(self) -> tuple[str | None, ...]:
-        return (self.model,)
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         totals = {f"{name}_nats": pa.float64(), f"{name}_tokens": pa.uint32()}

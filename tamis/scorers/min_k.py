@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from tamis.kernels.arrow import vectors_of
-from tamis.models.reference import ModelRef, OfModels, losses_of
+from tamis.models.reference import OfModel, losses_of
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Ask, Batch
 
 
 @dataclass(frozen=True)
-class MinK(OfModels, Scorer):
+class MinK(OfModel, Scorer):
     """Mean log-probability (nats) of the least likely tokens of a document under a model: a diagnostic, no filter.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -25,15 +25,10 @@ class MinK(OfModels, Scorer):
     Source: Shi et al. 2024, Detecting pretraining data from large language models.
     """
 
-    model: ModelRef
     percent: Literal[10, 20, 30, 40, 50, 60, 70, 80, 90, 100] = 20
 
     def asks(self) -> tuple[Ask, ...]:
         return (losses_of(self.model),)
-
-    @property
-    def models(self) -> tuple[str | None, ...]:
-        return (self.model,)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.kernels.arrow import text_of
-from tamis.models.reference import ModelRef, OfModels, losses_of
+from tamis.models.reference import OfModel, losses_of
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Ask, Batch, Fold, Pool, Steps, Summary
 
@@ -27,7 +27,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Perplexity(OfModels, Scorer):
+class Perplexity(OfModel, Scorer):
     """Log-perplexity of a document under a model, in nats per token, its percentile in the pool, and its band.
 
     model : the name of a `train` stage, or a folder with a Hugging Face model and its tokenizer.
@@ -40,7 +40,6 @@ class Perplexity(OfModels, Scorer):
     perplexity (low, medium, high).
     """
 
-    model: ModelRef
     bands: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.3, 0.6)
     per: str | None = None
 
@@ -50,10 +49,6 @@ class Perplexity(OfModels, Scorer):
 
     def asks(self) -> tuple[Ask, ...]:
         return (losses_of(self.model),)
-
-    @property
-    def models(self) -> tuple[str | None, ...]:
-        return (self.model,)
 
     @property
     def reads(self) -> tuple[str, ...]:
