@@ -35,8 +35,14 @@ class Device:
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens per forward and backward pass: what bounds activation memory. A larger batch accumulates gradients."""
-        return {"cuda": 1 << 16}.get(self.kind, 1 << 13)
+        """Tokens per forward and backward pass: what bounds activation memory. A larger batch accumulates gradients.
+
+        On a GPU one for each MiB of its memory, which 400m's activations need, as a power of two, 65,536 at most.
+        """
+        if self.kind != "cuda":
+            return 1 << 13
+        memory: int = torch.cuda.get_device_properties(self.name).total_memory >> 20
+        return min(1 << 16, 1 << memory.bit_length() - 1)
 
     @property
     def batch_tokens(self) -> int:
@@ -54,11 +60,14 @@ class Device:
             yield
             return
         before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        filled = torch.utils.deterministic.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = filled
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a forward pass runs."""

@@ -58,7 +58,9 @@ def _train(said: dict[str, Any]) -> None:
         train.run_here(
             run, np.load(said["rows"], mmap_mode="r", allow_pickle=False), device, Ranks(rank, count, _add), _report
         )
-        _add(torch.zeros((), device=device.name))  # nobody leaves before the first has written the model
+        written = torch.zeros((), device=device.name)
+        _add(written)
+        written.item()  # waits: nobody leaves before the first has written the model
     torch.distributed.destroy_process_group()
 
 

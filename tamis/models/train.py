@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ import numpy.typing as npt
 
 from tamis.models import build, checkpoint, parallel, tokenizer
 from tamis.models.device import Device, choose
-from tamis.models.libraries import torch
 from tamis.models.loop import CHECKPOINTS, Loop
 from tamis.models.method import Method
 from tamis.models.parallel import Ranks
@@ -128,7 +126,7 @@ def run_here(run: Run, rows: Tokens, device: Device, ranks: Ranks, report: Repor
         loop.restore(path)
     elif ranks.is_first:
         shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)  # of a run that left no checkpoint
-    with _repeatable(device):
+    with device.repeatable():
         if run.compile or (run.compile is None and _is_long(loop)):
             loop.compile(report)
         seconds, seen = loop.run(path, run.checkpoint_every, report if ranks.is_first else lambda _done, _line: None)
@@ -240,17 +238,3 @@ def finished(folder: Path, key: str) -> dict[str, Any] | None:
     if stored["key"] != key:
         raise checkpoint.other_run(folder / RESULT)
     return dict(stored["result"])
-
-
-@contextmanager
-def _repeatable(device: Device) -> Iterator[None]:
-    """On CUDA, kernels that give the same sums every time where torch has them; the caller's setting comes back."""
-    if device.kind != "cuda":
-        yield
-        return
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)

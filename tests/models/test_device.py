@@ -3,13 +3,14 @@
 # ruff: noqa: E402  (what imports torch comes after the check that torch is here)
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tamis.models.device import choose
+from tamis.models.device import Device, choose
 
 pytestmark = pytest.mark.train
 
@@ -42,3 +43,24 @@ def test_products_on_a_gpu_are_repeatable_unless_the_caller_says_how(two_gpus, m
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     choose(64, "cuda")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_a_smaller_gpu_takes_fewer_tokens_at_a_time(monkeypatch):
+    gib = {"cuda": 79.1, "cuda:1": 39.4, "cuda:2": 23.6, "cuda:3": 139.8}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda name: SimpleNamespace(total_memory=int(gib[name] * 2**30))
+    )
+    assert [Device(name, "bfloat16").micro_tokens for name in gib] == [65_536, 32_768, 16_384, 65_536]
+    assert Device("cpu", "float32").micro_tokens == 8_192
+
+
+def test_kernels_are_repeatable_for_a_while():
+    def settings():
+        return torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+
+    before = settings()
+    with Device("cuda", "float32").repeatable():
+        assert settings() == (True, False)
+    assert settings() == before
+    with Device("cpu", "float32").repeatable():
+        assert settings() == before
