@@ -314,6 +314,14 @@ class Component(ABC):
         """Names of the stages whose training it uses."""
         return ()
 
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        """What it needs of stages before it, here by their names, and does not get: `option: expected …, got …; do …`.
+
+        They are asked for when the specification is read, before anything runs.
+        """
+        del others
+        return ()
+
     @property
     def numbers(self) -> Sequence[str]:
         """Expressions over columns that it takes for numbers."""

@@ -29,7 +29,7 @@ class StageList:
     def __init__(self, reader: Reader, seed: int, folder: str | None, root: Mapping[str, Any]) -> None:
         self._reader, self._seed, self._folder, self._root = reader, seed, folder, root
         self._names: dict[str, int] = {}
-        self._asked: dict[str, tuple[Any, ...]] = {}  # what programs that were asked for are, by their names
+        self._asked: dict[str, tuple[Any, ...]] = {}  # what programs are, by their names
         self._trained: list[str] = []  # names of stages whose training others may use
         self._arms: list[str] = []
         self._spans: list[str] = []
@@ -87,7 +87,7 @@ class StageList:
         options = _with_start(node, lines, ("name", "where"))
         built = self._make("pipeline", "train", options, line, lines)
         name = str(node["name"])
-        self._check_uses(built, f"train {name}", line)
+        self._check_uses(built, f"train {name}", line, lines)
         if (arm := getattr(built.on, "arm", None)) is not None and arm not in self._arms:
             known = ", ".join(self._arms) or "none"
             raise self._fail(
@@ -110,7 +110,7 @@ class StageList:
         name = str(node.get("as", "verify" if len(built.score) > 1 else f"verify_{built.score[0].strip()}"))
         if "as" not in node and not name.replace("_", "a").isalnum():
             raise self._fail(lines["score"], "verify: expected a name for the verdict on an expression; add `as:`")
-        self._check_uses(built, name, line)
+        self._check_uses(built, name, line, lines)
         self._gates.verified(name, built.score)
         yield self._program("pipeline", "verify", name, built, line, said)
 
@@ -128,7 +128,7 @@ class StageList:
             if key in given:
                 given[key] = yield from self._expression(key, given[key], lines.get(key, line))
         built = self._make("select", component, given, own_line, lines)
-        self._check_uses(built, f"select {node['name']}", line)
+        self._check_uses(built, f"select {node['name']}", own_line, lines)
         for ask in built.asks():
             yield from self._ask(ask, line, {})
         try:
@@ -227,7 +227,7 @@ class StageList:
         own = {key: value for key, value in options.items() if key not in STAGE_KEYS}
         built = self._make(verb, component, own, line, lines)
         name = said.get("as", default or component)
-        self._check_uses(built, f"{verb} {name}", line)
+        self._check_uses(built, f"{verb} {name}", line, lines)
         for ask in built.asks():
             yield from self._ask(ask, line, {key: said[key] for key in ("where",) if key in said})
         yield self._program(verb, component, name, built, line, said)
@@ -244,11 +244,13 @@ class StageList:
                 f"{ask.name}: is there with other options or another `where:` (line {self._names[ask.name]}); "
                 "give all stages that need it the same `where:`",
             )
+        self._check_uses(built, ask.name, line, {})
         for first in built.asks():
             yield from self._ask(first, line, said)
         yield self._program(ask.verb, ask.component, ask.name, built, line, said)
 
-    def _check_uses(self, built: Any, label: str, line: int) -> None:
+    def _check_uses(self, built: Any, label: str, line: int, lines: Mapping[str, int]) -> None:
+        """Whether the stages before it make what it needs of them; a complaint comes with the option's line."""
         for name in built.uses:
             if name not in self._trained:
                 known = ", ".join(self._trained) or "none"
@@ -257,6 +259,8 @@ class StageList:
                     f"{label}: expected the name of a stage before this one that trains, got {name!r}; "
                     f"there are {known}",
                 )
+        for objection in built.objections({name: made[2] for name, made in self._asked.items()}):
+            raise self._fail(lines.get(objection.split(":")[0], line), f"{label}: {objection}")
 
     def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
         """A component's name, its options and its line."""
