@@ -25,6 +25,7 @@ Int64 = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
 
 _ENCODE_CHUNK = 512  # documents per call: bounds the encodings held at once, still feeds all threads
+_LONGEST = 256  # bytes of a word that are learnt from together: learning takes the square of a word's length
 _SMALLEST = 257  # every byte, and the end token
 
 
@@ -32,7 +33,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> dict
     """Trains a tokenizer and saves it in `folder`; returns its real `vocab_size` and `bytes_per_token` on these texts.
 
     The same texts, in any order and with any number of threads, give the same file, byte for byte. A short text
-    may not have `vocab_size` mergeable pairs: the vocabulary is then smaller. `texts` is read once and held.
+    may not have `vocab_size` mergeable pairs: the vocabulary is then smaller. `texts` is read once and held. Longer
+    words than 256 bytes are learnt from in pieces.
     Raises ValueError if `vocab_size` cannot hold all bytes and the end token, or if there is no text.
     """
     if vocab_size < _SMALLEST:
@@ -114,12 +116,14 @@ def _learn(documents: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:
     library = _library("train_tokenizer")
     byte_level = library.pre_tokenizers.ByteLevel
     bpe: tokenizers.Tokenizer = library.Tokenizer(library.models.BPE())
-    bpe.pre_tokenizer = byte_level(add_prefix_space=False, use_regex=True)
+    words = byte_level(add_prefix_space=False, use_regex=True)
+    bpe.pre_tokenizer = library.pre_tokenizers.Sequence([words, library.pre_tokenizers.FixedLength(_LONGEST)])
     bpe.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[END], initial_alphabet=byte_level.alphabet(), show_progress=False
     )
     bpe.train_from_iterator(iter(documents), trainer)
+    bpe.pre_tokenizer = words
     assert bpe.token_to_id(END) == 0
     return bpe
 

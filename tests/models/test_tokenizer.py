@@ -1,6 +1,7 @@
 """A tokenizer is a function of its texts, loses no byte, and treats a document's own words as text."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -91,6 +92,32 @@ def test_the_result_counts_what_it_made(folder, tmp_path):
 
 def test_a_short_text_gives_a_smaller_vocabulary(tmp_path):
     assert train_tokenizer(["abc"], 4_096, tmp_path)["vocab_size"] == 259  # bytes, end, ab, abc
+
+
+def test_long_words_are_learnt_from_in_pieces_and_short_ones_as_they_are(folder, tmp_path):
+    """The twin: the library's own training, on the pieces as words. A learner of whole words would need minutes."""
+    library = pytest.importorskip("tokenizers")
+
+    def learnt(texts):
+        byte_level = library.pre_tokenizers.ByteLevel
+        bpe = library.Tokenizer(library.models.BPE())
+        bpe.pre_tokenizer = byte_level(add_prefix_space=False)
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=500, special_tokens=[END], initial_alphabet=byte_level.alphabet(), show_progress=False
+        )
+        bpe.train_from_iterator(texts, trainer)
+        return json.loads(bpe.to_str())["model"]
+
+    def stored(folder):
+        return json.loads((folder / "tokenizer.json").read_text())["model"]
+
+    assert stored(folder) == learnt(TEXTS)
+    letters = np.random.default_rng(0).choice(list("abcdefgh"), 1_000_000)
+    train_tokenizer(["".join(letters)], 500, tmp_path)
+    assert stored(tmp_path) == learnt("".join(letters[start : start + 256]) for start in range(0, len(letters), 256))
+    text = "y" * 3_000
+    ids, _ = Tokenizer.load(tmp_path).encode([text])
+    assert Tokenizer.load(tmp_path).decode(ids.tolist()) == text
 
 
 def test_transformers_loads_the_folder(folder):

@@ -35,6 +35,7 @@ class Tokens(Component):
     sample_bytes: Annotated[int, Field(gt=0)] = 4_000_000
     exact: bool = False
 
+    version: ClassVar[int] = 2
     seeded: ClassVar[bool] = True
     extra: ClassVar[str | None] = "train"
     needs: ClassVar[tuple[str, ...]] = ("tokenizers",)
