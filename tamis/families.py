@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -121,29 +121,60 @@ def build(
     base : the folder that relative paths of `Documents` options start from. texts : lists of strings are
     documents themselves rather than paths.
     """
-    known = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
-    for key in options:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), sorted(known), 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)) or 'no options'}"
-            raise SpecError(f"{key}: {_component_name(cls)} has no such option; {hint}")
+    refuse_unknown(_component_name(cls), options, option_names(cls))
     try:
         built: Component = _validated(TypeAdapter(cls), options, {"base": str(base), "texts": texts})
     except ValidationError as error:
-        raise SpecError(_complaint(_component_name(cls), options, error.errors())) from error
+        raise SpecError(_complaint(cls, options, error.errors())) from error
     return built
 
 
-def _complaint(component: str, options: Mapping[str, Any], errors: Sequence[Any]) -> str:
-    """What is wrong with the first option that is; of an option that may be one of several things, all that it may."""
-    first = errors[0]
+def option_names(cls: type[Component]) -> list[str]:
+    """The options of a component, sorted."""
+    return sorted(field.name for field in fields(cls) if field.init)  # type: ignore[arg-type]
+
+
+def refuse_unknown(component: str, options: Iterable[str], known: Sequence[str]) -> None:
+    """Raises SpecError, with the likely meaning, for the first of the options that is not among those known."""
+    for key in options:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'no options'}"
+            raise SpecError(f"{key}: {component} has no such option; {hint}")
+
+
+def _complaint(cls: type[Component], options: Mapping[str, Any], errors: Sequence[Any]) -> str:
+    """What is wrong with the first option that is; of an option that may be one of several things, all that it may.
+
+    What a component itself finds wrong with its options together is told in its own words.
+    """
+    component, first = _component_name(cls), errors[0]
+    expected = _expected(first)
+    if not first["loc"]:
+        return expected if expected.split(":")[0] in option_names(cls) else f"{component}: {expected}"
     same = [error for error in errors if error["loc"][:1] == first["loc"][:1]]
     if len(same) > 1:
-        expected = ", or ".join(dict.fromkeys(error["msg"] for error in same))
+        expected = ", or ".join(dict.fromkeys(_expected(error) for error in same))
         return f"{first['loc'][0]}: {component} expects: {expected}, got {_short(options[first['loc'][0]])}"
-    where = ".".join(str(part) for part in first["loc"]) or component
-    got = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
-    return f"{where}: {component} expects: {first['msg']}{got}"
+    got = "" if first["type"] == "missing" or ", got " in expected else f", got {_short(first['input'])}"
+    return f"{_path(first, options)}: {component} expects: {expected}{got}"
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    return str(error["ctx"]["error"] if error["type"] == "value_error" else error["msg"])
+
+
+def _path(error: Mapping[str, Any], value: Any) -> str:
+    """Where in the options an error is, as the file has it: names of types that a value might have are left out."""
+    keys = []
+    for part in error["loc"]:
+        in_list = isinstance(value, (list, tuple)) and isinstance(part, int)
+        if in_list or (isinstance(value, Mapping) and part in value):
+            value = value[part]
+            keys.append(str(part))
+    if error["type"] == "missing":
+        keys.append(str(error["loc"][-1]))
+    return ".".join(keys)
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tamis.errors import SpecError, missing_extra
 from tamis.expressions import Expression, without_folds
-from tamis.families import build, find, options_of
+from tamis.families import build, find, option_names, options_of, refuse_unknown
 from tamis.pipeline.gates import Gates
 from tamis.pipeline.passages import marks_spans
 from tamis.pipeline.program import ProgramSpec
@@ -84,7 +84,7 @@ class StageList:
         yield from self._tokens()
         lines = self._reader.lines(node)
         said = yield from self._where(node, lines, line)
-        options = _with_start(node, lines, ("name", "where"))
+        options = self._with_start("train", node, lines, ("name", "where"))
         built = self._make("pipeline", "train", options, line, lines)
         name = str(node["name"])
         self._check_uses(built, f"train {name}", line, lines)
@@ -102,7 +102,7 @@ class StageList:
         yield from self._tokens()
         lines = self._reader.lines(node)
         said = yield from self._where(node, lines, line)
-        options = _with_start(node, lines, ("as", "where"))
+        options = self._with_start("verify", node, lines, ("as", "where"))
         options["score"] = yield from self._expression("score", node["score"], lines["score"])
         if isinstance(node["score"], str):
             options["score"] = [options["score"]]
@@ -251,6 +251,9 @@ class StageList:
 
     def _check_uses(self, built: Any, label: str, line: int, lines: Mapping[str, int]) -> None:
         """Whether the stages before it make what it needs of them; a complaint comes with the option's line."""
+        for objection in built.objections({name: made[2] for name, made in self._asked.items()}):
+            told = f"{label}: {_as_written(objection, lines)}"
+            raise self._fail(lines.get(objection.split(":")[0], line), told)
         for name in built.uses:
             if name not in self._trained:
                 known = ", ".join(self._trained) or "none"
@@ -259,8 +262,6 @@ class StageList:
                     f"{label}: expected the name of a stage before this one that trains, got {name!r}; "
                     f"there are {known}",
                 )
-        for objection in built.objections({name: made[2] for name, made in self._asked.items()}):
-            raise self._fail(lines.get(objection.split(":")[0], line), f"{label}: {objection}")
 
     def _named(self, verb: str, node: Any, line: int) -> tuple[str, Mapping[str, Any], int]:
         """A component's name, its options and its line."""
@@ -280,8 +281,23 @@ class StageList:
         try:
             return build(find(verb, component, self._folder), options, self._reader.base)
         except SpecError as error:
+            lines = lines or {}
             option = str(error).split(":")[0].split(".")[0]
-            raise self._fail((lines or {}).get(option, line), str(error)) from error
+            raise self._fail(lines.get(option, line), _as_written(str(error), lines)) from error
+
+    def _with_start(
+        self, component: str, node: Mapping[str, Any], lines: dict[str, int], outer: Sequence[str]
+    ) -> dict[str, Any]:
+        """The options of a stage whose model may start `from:` another, which is no name that Python knows."""
+        options = {key: value for key, value in node.items() if key not in outer}
+        known = ["from" if name == "start" else name for name in option_names(find("pipeline", component))]
+        try:
+            refuse_unknown(component, options, known)
+        except SpecError as error:
+            raise self._fail(lines[str(error).split(":")[0]], str(error)) from error
+        if "from" in options:
+            options["start"], lines["start"] = options.pop("from"), lines["from"]
+        return options
 
     def _where(
         self, node: Mapping[str, Any], lines: Mapping[str, int], line: int
@@ -336,12 +352,9 @@ class StageList:
         return ProgramSpec(verb, component, name, options, where, self._seed, self._folder, line, frozen)
 
 
-def _with_start(node: Mapping[str, Any], lines: dict[str, int], outer: Sequence[str]) -> dict[str, Any]:
-    """The options of a stage whose model may start `from:` another, which is no name that Python knows."""
-    options = {key: value for key, value in node.items() if key not in (*outer, "from")}
-    if "from" in node:
-        options["start"], lines["start"] = node["from"], lines["from"]
-    return options
+def _as_written(complaint: str, lines: Mapping[str, int]) -> str:
+    """A complaint about `start` names the key that the file has for it."""
+    return f"from{complaint.removeprefix('start')}" if complaint.startswith("start:") and "from" in lines else complaint
 
 
 def shown(node: Any) -> str:
