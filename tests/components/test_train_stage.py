@@ -256,7 +256,7 @@ def test_processes_and_compiling_are_no_part_of_what_a_result_is_known_by(run_sp
     [
         ({"on": {"arm": "nobody"}}, r"train m0: on.arm: no select stage before this one is called 'nobody'; there are"),
         ({"on": {"slice": 3}}, "on: "),
-        ({"on": {"random": {"tokens": 3_000, "token": 3}}}, "on.random.random.token: "),
+        ({"on": {"random": {"tokens": 3_000, "token": 3}}}, "on.random.token: "),
         ({"on": SLICE, "size": "tiney"}, "did you mean 'tiny'"),
         ({"on": SLICE, "prune": {}}, "prune: expected epochs: 2 or more"),
         ({"on": SLICE, "prune": {"ratio": 1.5}}, "prune.ratio: "),
