@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,12 +15,14 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.embedders.base import Embedder
+from tamis.errors import ContractError
 from tamis.kernels.arrow import Float32
-from tamis.models.reference import ModelRef, OfModels, trained
+from tamis.models.reference import ModelRef, OfModels, size_of, trained
 from tamis.models.rows import Chosen, draw
-from tamis.steps import Batch, Fold, Pool, Steps, Summary, Train, Workshop
+from tamis.steps import Batch, Component, Fold, Pool, Steps, Summary, Train, Workshop
 
 TIMED = 64  # documents that `tamis check` projects
+LLAMA_LAYERS = 7  # linear ones of a block: query, key, value, output, gate, up, down
 SAMPLE = "gradients"  # the stream that decides which documents the curvature is measured on
 
 
@@ -56,6 +59,16 @@ class Gradients(OfModels, Embedder):
     @property
     def width(self) -> int:
         return self.dimensions
+
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        size = size_of(self.model, others)
+        return () if size is None else self._lacking(LLAMA_LAYERS * size.layers)
+
+    def _lacking(self, layers: int) -> list[str]:
+        if self.dimensions >= layers:
+            return []
+        expected = f"expected {layers} or more, a number for each linear layer of {self.model}"
+        return [f"dimensions: {expected}, got {self.dimensions}; raise it"]
 
     def steps(self, pool: Pool) -> Steps:
         model = (yield from trained(self.model))["folder"]
@@ -101,6 +114,8 @@ class Gradients(OfModels, Embedder):
         from tamis.models.projection import GradientSpace
 
         layers = linear_layers(language_model(model).model)
+        if lacking := self._lacking(len(layers)):
+            raise ContractError(f"{pool.name}: {lacking[0]}")
         return GradientSpace.plain(layers, self.dimensions, self.projection, pool.seed, self.most_tokens)
 
     def _shape(self, space: Any) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, ValidationInfo
 
 from tamis.models.folder import content_digest
+from tamis.models.sizes import Size, size, size_in
 from tamis.steps import Ask, Component, Use, absolute
 
 STAGE = re.compile(r"\w+")
@@ -91,6 +92,33 @@ def checkpoints_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     if "checkpoints" not in model and (folder / "result.json").is_file():
         model = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return tuple({**kept, "folder": str(folder / kept["folder"])} for kept in model.get("checkpoints", ()))
+
+
+def checkpoints_kept(model: str, others: Mapping[str, Component]) -> int | None:
+    """How many models training keeps on its way: what a `train` stage is told, or what lies in a folder.
+
+    others : the stages so far, by their names. None if `model` is the name of no `train` stage among them.
+    """
+    if not STAGE.fullmatch(model):
+        return len(checkpoints_of({"folder": model}))
+    keep = getattr(others.get(model), "keep", None)
+    return keep if isinstance(keep, int) else None
+
+
+def size_of(model: str, others: Mapping[str, Component]) -> Size | None:
+    """The size that a `train` stage's model will have, or that of the model in a folder.
+
+    others : the stages so far, by their names. None if `model` is no `train` stage among them, or no Llama's folder.
+    """
+    if not STAGE.fullmatch(model):
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        return size_in(Path(model)) if config.get("model_type") == "llama" else None
+    stage = others.get(model)
+    if not hasattr(stage, "recipe"):
+        return None
+    if (start := getattr(stage, "start", None)) is not None:
+        return size_of(start, others)
+    return size(getattr(stage, "size", None) or "tiny")
 
 
 def called(model: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from tamis.kernels.gram import FINE_BITS, fixed_point
 from tamis.models.queries import Target, by_ending, encoded, named
 from tamis.models.reference import trained
 from tamis.scorers.base import Scorer, Scores
-from tamis.steps import Batch, Documents, Pool, Steps, Train, Use, Workshop
+from tamis.steps import Batch, Component, Documents, Pool, Steps, Train, Use, Workshop
 
 Float64 = npt.NDArray[np.float64]
 
@@ -58,6 +58,17 @@ class Attribution(Scorer):
     @property
     def uses(self) -> tuple[str, ...]:
         return (self.of,)
+
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        if _has_space(others.get(self.of)):
+            return ()
+        there = [name for name, other in others.items() if _has_space(other)]
+        do = (
+            f"there are {', '.join(there)}"
+            if there
+            else f"add `- embed: {{by: {{gradients: {{as: {self.of}, model: …}}}}}}`"
+        )
+        return (f"of: expected the name of an `embed: gradients` stage before this one, got {self.of!r}; {do}",)
 
     @property
     def _targets(self) -> dict[str, Documents]:
@@ -120,6 +131,11 @@ class Attribution(Scorer):
         cosines = exact_cosines(vectors_of(batch[self.of]), directions).astype(np.float32)
         columns = (pa.array(each, mask=np.isnan(each)) for each in cosines.T)
         return dict(zip(self._targets, columns, strict=True))
+
+
+def _has_space(stage: Component | None) -> bool:
+    """Whether what it trains is a space of projected gradients."""
+    return hasattr(stage, "projection")
 
 
 def exact_cosines(vectors: npt.NDArray[np.float32], directions: npt.NDArray[np.float32]) -> Float64:

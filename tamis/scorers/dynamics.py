@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from tamis.errors import SpecError
-from tamis.models.reference import OfModel, checkpoints_of, trained
+from tamis.models.reference import OfModel, checkpoints_kept, checkpoints_of, trained
 from tamis.scorers.base import Scorer, Scores, Values
-from tamis.steps import Batch, Pool, Steps
+from tamis.steps import Batch, Component, Pool, Steps
 
 if TYPE_CHECKING:
     from tamis.models.dynamics import Checkpoint
@@ -26,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 Score = Literal["el2n", "grand", "vog", "tracin"]
 Told = Mapping[str, Any]  # of a checkpoint: "folder", absolute, and "learning_rate"
 
-FEWEST = {"vog": 2, "tracin": 1}  # checkpoints that a score needs
+FEWEST = {"el2n": 0, "grand": 0, "vog": 2, "tracin": 1}  # checkpoints that a score needs
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ class Dynamics(OfModel, Scorer):
         if len(set(self.scores)) < len(self.scores):
             raise ValueError(f"scores: expected each once, got {', '.join(self.scores)}")
 
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        kept = checkpoints_kept(self.model, others)
+        return () if kept is None else self._lacking(kept)
+
+    def _lacking(self, kept: int) -> list[str]:
+        """What scores need more checkpoints than there are."""
+        do = "write `keep: 4` in the train stage that makes it, or leave"
+        return [
+            f"scores: {score} expected a model that kept {FEWEST[score]} checkpoints or more, got {kept} of "
+            f"{self.model}; {do} {score} out"
+            for score in self.scores
+            if kept < FEWEST[score]
+        ]
+
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         own = {f"{name}_{score}": pa.float32() for score in self.scores}
         return {**own, f"{name}_tokens": pa.uint32(), f"{name}_truncated": pa.bool_()}
@@ -64,16 +78,11 @@ class Dynamics(OfModel, Scorer):
 
     def _checkpoints(self, model: Told) -> tuple[Told, ...]:
         """What there is of them, where they are needed. Raises SpecError if that is not enough."""
-        wanted = [score for score in self.scores if score in FEWEST]
-        if not wanted:
+        if not any(FEWEST[score] for score in self.scores):
             return ()
         found = checkpoints_of(model)
-        for score in wanted:
-            if len(found) < FEWEST[score]:
-                raise SpecError(
-                    f"scores: {score} expected a model that kept {FEWEST[score]} checkpoints or more, got {len(found)} "
-                    f"of {self.model}; write `keep: 4` in the train stage that makes it, or leave {score} out"
-                )
+        if lacking := self._lacking(len(found)):
+            raise SpecError(lacking[0])
         return found
 
     def _score(self, folder: str, checkpoints: tuple[Told, ...], batch: Batch) -> Scores:

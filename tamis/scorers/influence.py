@@ -17,10 +17,10 @@ from pydantic import Field
 from tamis import seeds
 from tamis.errors import ContractError, SpecError
 from tamis.models.queries import Target, by_ending, encoded, first, named
-from tamis.models.reference import OfModel, checkpoints_of, trained
+from tamis.models.reference import OfModel, checkpoints_kept, checkpoints_of, trained
 from tamis.models.rows import Chosen
 from tamis.scorers.base import Scorer, Scores
-from tamis.steps import Batch, Fold, Pool, Steps, Summary, Train, Workshop
+from tamis.steps import Batch, Component, Fold, Pool, Steps, Summary, Train, Workshop
 
 if TYPE_CHECKING:
     from tamis.models.language import LanguageModel
@@ -73,6 +73,16 @@ class Influence(OfModel, Scorer):
     def reads(self) -> tuple[str, ...]:
         return ("doc_id", "text", "n_bytes")
 
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        kept = checkpoints_kept(self.model, others)
+        return () if kept is None else self._lacking(kept)
+
+    def _lacking(self, kept: int) -> list[str]:
+        if self.checkpoints == 1 or kept >= self.checkpoints:
+            return []
+        expected = f"expected a model that kept {self.checkpoints} or more, got {kept} of {self.model}"
+        return [f"checkpoints: {expected}; write `keep: {self.checkpoints}` in the train stage that makes it"]
+
     def _columns(self, name: str, each: Any, total: Any) -> list[tuple[str, Any]]:
         pairs = [[(f"{name}{target}", each), (f"{name}{target}_sum", total)] for target in by_ending(self.target)]
         return [*(pair for both in pairs for pair in both), (f"{name}_truncated", pa.bool_())]
@@ -109,11 +119,8 @@ class Influence(OfModel, Scorer):
         if self.checkpoints == 1:
             return ({"folder": None, "weight": 1.0, "place": "."},)
         kept = checkpoints_of(model)
-        if len(kept) < self.checkpoints:
-            raise SpecError(
-                f"checkpoints: expected a model that kept {self.checkpoints} or more, got {len(kept)} of {self.model}; "
-                f"write `keep: {self.checkpoints}` in the train stage that makes it"
-            )
+        if lacking := self._lacking(len(kept)):
+            raise SpecError(lacking[0])
         last = kept[-self.checkpoints :]
         rates = sum(mark["learning_rate"] for mark in last)
         marks = [

@@ -9,13 +9,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tamis.errors import ContractError, SpecError, TamisError
+from tamis.errors import ContractError, SpecError
 from tamis.families import build, find
 from tamis.inline import run_inline
 from tamis.pipeline.rehearsal import rehearse
 from tamis.pipeline.spec import load_spec
 from tamis.scorers.attribution import exact_cosines
-from tamis.steps import Ask
+from tamis.steps import Ask, Pool
 
 pytestmark = pytest.mark.train
 
@@ -206,16 +206,54 @@ def test_a_check_plays_it_without_measuring_anything(corpus, stages, tmp_path):
     assert "attribution" in told
 
 
-@pytest.mark.parametrize(
-    ("of", "complaint"),
-    [
-        ("slope", "attribution: expected the name of a stage before this one that trains, got 'slope'; .*slopes"),
-        ("length", "expected the name of a stage before this one that trains, got 'length'"),
-        ("proxy", "attribution: no column 'proxy'; there are "),
-    ],
-)
-def test_another_stage_than_stored_gradients_is_refused(run_spec, corpus, stages, target, tmp_path, of, complaint):
+@pytest.mark.parametrize("of", ["slope", "length", "proxy"])
+def test_another_stage_than_stored_gradients_is_refused_at_its_line(corpus, stages, target, tmp_path, of):
     scorers = ["length", {"attribution": {"of": of, "target": str(target)}}]
-    spec = {"corpus": {"paths": str(corpus), "max_bad_fraction": 0.1}, "stages": [*stages[:2], {"score": scorers}]}
-    with pytest.raises(TamisError, match=complaint):
-        run_spec(spec, tmp_path)
+    expected = f"expected the name of an `embed: gradients` stage before this one, got '{of}'"
+    for before, do in (
+        (stages[:2], "there are slopes"),
+        (stages[:1], f"add `- embed: .*gradients: .*as: {of}, model: "),
+    ):
+        text = json.dumps({"corpus": str(corpus), "stages": [*before, {"score": scorers}]}, indent=1)
+        (tmp_path / "stages.yaml").write_text(text, encoding="utf-8")
+        line = 1 + text[: text.index('"of"')].count("\n")
+        with pytest.raises(SpecError, match=f"stages.yaml:{line}: score attribution: of: {expected}; {do}"):
+            load_spec(tmp_path / "stages.yaml")
+
+
+def test_dimensions_are_enough_for_the_layers_of_the_model(corpus, language_models, stages, tmp_path):
+    from tamis.models.build import build as build_model
+    from tamis.models.gradients import linear_layers
+    from tamis.models.language import language_model
+    from tamis.models.sizes import size
+
+    folder = str(language_models["conditional"])
+    own_layers = len(linear_layers(language_model(folder).model))
+    later = {"train": {"name": "later", "from": "proxy", "on": {"random": {"tokens": 4000}}}}
+    tiny = len(linear_layers(build_model(size("tiny"), 300, 0)))
+    for model, layers in (("proxy", tiny), ("later", tiny), (folder, own_layers)):
+        for dimensions in (layers - 1, layers):
+            own = {"embed": {"by": {"gradients": {"model": model, "dimensions": dimensions}}}}
+            text = json.dumps({"corpus": str(corpus), "stages": [stages[0], later, own]}, indent=1)
+            (tmp_path / "stages.yaml").write_text(text, encoding="utf-8")
+            if dimensions == layers:
+                load_spec(tmp_path / "stages.yaml")
+                continue
+            line = 1 + text[: text.index('"dimensions"')].count("\n")
+            expected = (
+                f":{line}: embed vector: dimensions: expected {layers} or more, .* of {model}, got {layers - 1}; raise"
+            )
+            with pytest.raises(SpecError, match=expected):
+                load_spec(tmp_path / "stages.yaml")
+
+
+def test_in_memory_too_few_dimensions_are_refused_when_the_model_is_known(attributed):
+    with pytest.raises(ContractError, match=r"gradients: dimensions: expected 7 or more, .* got 3; raise it"):
+        attributed(["a garden"], dimensions=3)
+
+
+def test_in_memory_another_stage_is_refused_when_its_training_is_known():
+    program = build(find("score", "attribution"), {"target": ["a garden"]}, texts=True).steps(Pool("x", 0))
+    next(program)
+    with pytest.raises(SpecError, match="x: of: expected the name of an `embed: gradients` stage, got 'gradients'"):
+        program.send({"folder": "model"})

@@ -108,12 +108,25 @@ def test_a_train_stage_hands_on_its_checkpoints(run_spec, corpus, tmp_path):
     assert all(value[doc_id] > 0 for value in values for doc_id in known)
 
 
-def test_a_check_says_that_checkpoints_are_missing_before_anything_is_trained(corpus, tmp_path):
+def test_missing_checkpoints_are_refused_at_their_line_before_anything_is_trained(corpus, language_models, tmp_path):
     from tamis.pipeline.rehearsal import rehearse
     from tamis.pipeline.spec import load_spec
 
-    for name, keep in (("with", {"keep": 2}), ("without", {})):
-        (tmp_path / f"{name}.yaml").write_text(json.dumps(spec(corpus, keep)), encoding="utf-8")
+    folder = str(language_models["prior"])
+    cases = {
+        "with": ({"keep": 2}, "proxy"),
+        "without": ({}, "proxy"),
+        "few": ({"keep": 1}, "proxy"),
+        "on": ({}, folder),
+    }
+    for name, (keep, model) in cases.items():
+        stages = spec(corpus, keep)
+        stages["stages"][1]["score"][0]["dynamics"]["model"] = model
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(stages, indent=1), encoding="utf-8")
     assert "dynamics_vog" in rehearse(load_spec(tmp_path / "with.yaml"))
-    with pytest.raises(SpecError, match="vog expected a model that kept 2 checkpoints or more, got 0 of proxy"):
-        rehearse(load_spec(tmp_path / "without.yaml"))
+    for name, got in (("without", "0 of proxy"), ("few", "1 of proxy"), ("on", f"0 of {folder}")):
+        text = (tmp_path / f"{name}.yaml").read_text("utf-8")
+        line = 1 + text[: text.index('"scores"')].count("\n")
+        expected = f"{name}.yaml:{line}: score dynamics: scores: vog expected a model that kept 2 checkpoints or more, "
+        with pytest.raises(SpecError, match=f"{expected}got {got}; write `keep: 4`"):
+            load_spec(tmp_path / f"{name}.yaml")

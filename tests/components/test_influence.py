@@ -19,6 +19,7 @@ from tamis.models.influence import build_compass
 from tamis.models.language import language_model
 from tamis.models.queries import encoded, first
 from tamis.models.reference import checkpoints_of
+from tamis.pipeline.spec import load_spec
 from tamis.scorers.influence import _of_pool
 from tamis.steps import Batch, Pool, Train
 
@@ -119,6 +120,25 @@ def test_checkpoints_count_by_their_learning_rates(options, folder, tmp_path):
     assert [mark["folder"] for mark in kept] == [str(model / "checkpoints" / step) for step in ("1", "2")]
     with pytest.raises(SpecError, match=r"expected a model that kept 3 or more, got 2 of .*write `keep: 3`"):
         score(TEXTS, "influence", target=MILLS, checkpoints=3, **{**options, "model": str(model)})
+
+
+@pytest.mark.parametrize(("keep", "model", "got"), [({"keep": 2}, "m", 2), ({}, "m", 0), ({}, "folder", 2)])
+def test_too_few_checkpoints_are_refused_when_the_file_is_read(folder, tmp_path, keep, model, got):
+    model = folder if model == "folder" else model
+    train = {"name": "m", "on": {"random": {"tokens": 3000}}, **keep}
+    stages = tmp_path / "stages.yaml"
+    for asked in (got, 3):
+        scorer = {"model": model, "target": "x", "checkpoints": max(1, asked)}
+        text = json.dumps({"corpus": "x", "stages": [{"train": train}, {"score": {"influence": scorer}}]}, indent=1)
+        stages.write_text(text, encoding="utf-8")
+        if asked == got:
+            load_spec(stages)
+    line = 1 + text[: text.index('"checkpoints"')].count("\n")
+    expected = (
+        f":{line}: score influence: checkpoints: expected a model that kept 3 or more, got {got} of {model}; write"
+    )
+    with pytest.raises(SpecError, match=expected):
+        load_spec(stages)
 
 
 def test_a_model_that_kept_none_has_none(language_models):
