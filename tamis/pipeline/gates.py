@@ -14,6 +14,8 @@ from tamis.selectors.base import Gate, Selector
 
 ESTIMATES = ("attribution", "influence")  # scorers whose columns may be worth nothing: worth a word if not verified
 
+FACTS = ("census", "length", "repetition", "tokens")  # what is measured of a text itself: a filter by it is no claim
+
 SELF_JUDGED = ("distill",)  # scorers whose training says how well it went, for the column of their name
 
 NOBODY = ("", "")
@@ -29,11 +31,14 @@ class Gates:
     own; of a stage with several targets, for those toward the same target: `<name>_<target>` and what begins so, of
     several the longest. That on an expression speaks for the same expression, in whatever spaces and brackets. Either
     also speaks for columns that were made `of` what it speaks for.
+    Where a `score:` was verified as a whole, its columns need no verdict of their own. Of `where:` and budgets, facts
+    about a text wait for none: a filter by length does not say what helps the target.
     A stage that learns a column from others judges its own work: that counts beside verdicts on what it learnt.
     """
 
     def __init__(self) -> None:
         self._components: dict[str, str] = {}  # name of a stage → its component
+        self._facts: set[str] = set()  # columns that say what a text is
         self._makers: dict[str, tuple[Maker, Any]] = {}  # column → what made it, and with which options
         self._of_scores: dict[str, list[Verdict]] = {}  # spelling of a column or an expression → verdicts
         self._of_makers: dict[Maker, list[Verdict]] = {}  # → verdicts on its columns
@@ -42,6 +47,8 @@ class Gates:
     def made(self, name: str, component: str, built: Any) -> None:
         """A stage that makes columns; those that hold no measure (whether, how many) have nothing to verify."""
         self._components[name] = component
+        if component in FACTS:
+            self._facts.update(built.columns(name))
         if component in SELF_JUDGED:
             self._own[name] = [(name, name)]
         measures = [column for column, kind in built.columns(name).items() if pa.types.is_floating(kind)]
@@ -74,11 +81,15 @@ class Gates:
 
     def _of(self, selector: Selector) -> dict[str, list[Verdict]]:
         """Column, expression, or stage whose training it uses → verdicts on it."""
-        used = {name: name for name in selector.reads}
-        score = getattr(selector, "score", None)
-        if score is not None and (spelling := Expression(score).spelling) not in used:
-            used[" ".join(score.split())] = spelling
-        found = {name: self._behind(spelling) for name, spelling in used.items()}
+        reads = [name for name in selector.reads if name in selector.used or name not in self._facts]
+        found = {name: self._behind(name) for name in reads}
+        if (score := getattr(selector, "score", None)) is not None:
+            spelling = Expression(score).spelling
+            if spelling in self._of_scores:
+                filters = Expression(selector.where).columns if selector.where else ()
+                for name in set(selector.used).difference(filters):
+                    found[name] = [verdict for verdict in found[name] if verdict != NOBODY]
+            found.setdefault(" ".join(score.split()), self._behind(spelling))
         target = getattr(selector, "target", None) or ""
         for stage in selector.uses:
             found[stage] = self._of_makers.get((stage, target)) or self._nobody(stage)

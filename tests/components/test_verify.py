@@ -352,6 +352,38 @@ def test_a_selector_that_takes_influence_itself_waits_for_the_verdict_on_its_sta
     assert set(waiting.uses) == {"influence", "verify_influence"}
 
 
+def test_a_score_that_was_verified_needs_no_verdict_on_its_columns(known):
+    score = "influence_sum / n_tokens"
+    assert Gate("influence_sum", "", "") in known.before(top(score)).gates
+    known.verified("quotient", [score])
+    of_score = Gate(score, "quotient", score)
+    assert known.before(top(score)).gates == (of_score,)
+    assert known.before(top(score)).notes() == []
+    filtered = known.before(top(score, "influence_sum > 0"))
+    assert set(filtered.gates) == {of_score, Gate("influence_sum", "", "")}, "a filter is another use of it"
+    known.verified("single", ["influence_sum"])
+    assert set(known.before(top(score)).gates) == {of_score, Gate("influence_sum", "single", "influence_sum")}
+
+
+@pytest.mark.parametrize(
+    ("score", "where", "expected"),
+    [
+        ("importance", "length >= 100 and repetition < 0.3 and n_tokens > 5", []),
+        ("importance", "length >= 100 and rating > 3", ["rating"]),
+        ("length", "length >= 100", ["length"]),
+        ("importance - length", "repetition < 0.3", ["length"]),
+        ("rating", None, ["rating"]),
+    ],
+)
+def test_a_filter_by_a_fact_about_the_text_waits_for_no_verdict_on_it(known, score, where, expected):
+    known.made("length", "length", stand_in({"": pa.uint32()}))
+    known.made("repetition", "repetition", stand_in({"": pa.float32()}))
+    known.made("tokens", "tokens", build(find("pipeline", "tokens"), {}))
+    known.verified("baselines", ["length", "repetition", "n_tokens", "rating"])
+    selector = build(find("select", "top"), {"score": score, "where": where, "budget_tokens": 9})
+    assert [gate.column for gate in known.before(selector).gates] == expected
+
+
 def test_trust_is_of_columns_that_are_used(known):
     known.verified("verify_influence", ["influence"])
     assert known.before(top("influence", trust=["influence"])).gates == ()
