@@ -75,7 +75,9 @@ class Gradients(OfModels, Embedder):
         documents = int((yield Fold(("doc_id",), _count))["documents"])
         wanted = self.sample + 4 * math.sqrt(self.sample)  # falls short of `sample` in 1 of 30,000 runs
         fit = partial(self._fit, pool, min(1.0, wanted / max(1, documents)), model)
-        space = yield Train("curvature", ("doc_id", "text"), fit, pretend=partial(self._pretend, pool, model))
+        space = yield Train(
+            "curvature", ("doc_id", "text"), fit, pretend=partial(self._pretend, pool, documents, model)
+        )
         return replace(self.map(pool, partial(self._vectors, model, space["folder"])), gpu=True)
 
     def _chosen(self, pool: Pool, share: float, batch: Batch) -> Chosen:
@@ -96,8 +98,8 @@ class Gradients(OfModels, Embedder):
         space.save(workshop.folder)
         return {"model": self.model, "documents": len(offsets) - 1, "tokens": len(ids), **self._shape(space)}
 
-    def _pretend(self, pool: Pool, model: str, workshop: Workshop) -> dict[str, Any]:
-        """Projections that are not whitened, and how long the sample would take, if the pool has as many documents."""
+    def _pretend(self, pool: Pool, documents: int, model: str, workshop: Workshop) -> dict[str, Any]:
+        """Projections that are not whitened, and how long the sample would take."""
         from tamis.models.language import language_model
 
         read, space = language_model(model), self._plain(pool, model)
@@ -105,7 +107,8 @@ class Gradients(OfModels, Embedder):
         texts = next(workshop.documents(None, ("doc_id", "text")))["text"].slice(0, TIMED).to_pylist()
         began = time.perf_counter()
         space.vectors(read, *read.tokenizer.encode(texts))
-        seconds = (time.perf_counter() - began) / max(1, len(texts)) * self.sample
+        seconds = (time.perf_counter() - began) / max(1, len(texts))
+        seconds *= min(self.sample, documents / workshop.share)
         return {"model": self.model, "_seconds": seconds, **self._shape(space)}
 
     def _plain(self, pool: Pool, model: str) -> Any:

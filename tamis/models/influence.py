@@ -156,7 +156,12 @@ def build_compass(
 
 
 def mean_gradient(language_model: LanguageModel, ids: Tokens, offsets: Int64) -> dict[str, torch.Tensor]:
-    """The gradient of the mean token loss of some documents, of every linear layer: float64, (d_out, d_in)."""
+    """The gradient of the mean token loss of some documents, of every linear layer: float64, (d_out, d_in).
+
+    Raises ValueError if they have no tokens.
+    """
+    if offsets[-1] == offsets[0]:
+        raise ValueError("influence: expected documents with tokens, got none; give it some text")
     sums: dict[str, torch.Tensor] = {}
 
     def take(name: str, a: torch.Tensor, slope: torch.Tensor) -> None:

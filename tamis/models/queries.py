@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any
@@ -11,15 +11,19 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from tamis import seeds
+from tamis.errors import ContractError
 from tamis.models.rows import Chosen, draw
 from tamis.models.tokenizer import Tokenizer
-from tamis.steps import Batch, Documents
+from tamis.steps import Batch, Documents, Fold, Summary
 
 Int64 = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
+
+BYTES_PER_TOKEN = 4  # of English text, about
 
 Target = Annotated[Documents | dict[str, Documents], Field(union_mode="left_to_right")]  # an option
 
@@ -48,6 +52,28 @@ def by_ending(target: Documents | Mapping[str, Documents]) -> dict[str, Document
     return {"": target} if isinstance(target, Documents) else {f"_{name}": over for name, over in target.items()}
 
 
+def sizes(
+    name: str, target: Documents | Mapping[str, Documents]
+) -> Generator[list[Fold], list[Summary], dict[str, int]]:
+    """The bytes of text of each set, by what follows a scorer's name. A part of a program: used with `yield from`.
+
+    It comes first, so that nothing is trained for a target that is none. Raises ContractError if a set has nothing but
+    white space.
+    """
+    sets = by_ending(target)
+    found = yield [Fold(("text",), _bytes_of, over=over) for over in sets.values()]
+    told = {ending: int(each["bytes"]) for ending, each in zip(sets, found, strict=True)}
+    for ending, size in told.items():
+        if not size:
+            raise ContractError(f"{name}{ending}: expected a target with text in it, got none; check its paths")
+    return told
+
+
+def expected_tokens(sizes: Mapping[str, int], most: int) -> int:
+    """Tokens of all sets together, `most` of each at most, by their bytes: an estimate."""
+    return sum(min(most, -(-size // BYTES_PER_TOKEN)) for size in sizes.values())
+
+
 def encoded(batches: Iterable[Batch], tokenizer: Tokenizer, seed: int, tokens: int) -> tuple[Tokens, Int64]:
     """(ids, offsets) of the first so many tokens of documents beside the pool, in the order of a hash of their text.
 
@@ -63,6 +89,11 @@ def first(
     empty = Batch(pa.record_batch({name: pa.array([], pa.string()) for name in ("doc_id", "text")}))
     ids, offsets = draw((empty, *batches), choose, tokenizer).first(tokens).arranged()
     return ids[:tokens], np.minimum(offsets, tokens)
+
+
+def _bytes_of(batch: Batch) -> Summary:
+    lengths = pc.binary_length(pc.utf8_trim_whitespace(batch["text"])).cast(pa.int64())
+    return {"bytes": np.array(pc.sum(lengths).as_py() or 0, np.int64)}
 
 
 def _all(seed: int, batch: Batch) -> Chosen:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from tamis.errors import ContractError, SpecError
+from tamis.errors import SpecError
 from tamis.kernels.arrow import vectors_of
 from tamis.kernels.gram import FINE_BITS, fixed_point
-from tamis.models.queries import Target, by_ending, encoded, named
+from tamis.models.queries import Target, by_ending, encoded, expected_tokens, named, sizes
 from tamis.models.reference import trained
 from tamis.scorers.base import Scorer, Scores
 from tamis.steps import Batch, Component, Documents, Pool, Steps, Train, Use, Workshop
@@ -78,13 +78,14 @@ class Attribution(Scorer):
         return {f"{name}{ending}": pa.float32() for ending in self._targets}
 
     def steps(self, pool: Pool) -> Steps:
+        held = yield from sizes(pool.name, self.target)
         space = yield Use(self.of)
         if "numbers_per_layer" not in space:
             raise SpecError(f"{pool.name}: of: expected the name of an `embed: gradients` stage, got {self.of!r}")
         model = (yield from trained(space["model"]))["folder"]
         aim = partial(self._aim, pool, model, space["folder"])
         over = tuple(self._targets.values())
-        pretend = partial(self._pretend, model, space["folder"])
+        pretend = partial(self._pretend, model, space["folder"], expected_tokens(held, self.target_tokens))
         found = yield Train("directions", (), aim, over=over, pretend=pretend)
         return self.map(pool, partial(self._score, found["folder"]))
 
@@ -100,18 +101,14 @@ class Attribution(Scorer):
             workshop.report(place / len(self._targets), f"gradient of {ending[1:] or 'the target'}")
             documents = workshop.documents(over, ("text",))
             ids, offsets = encoded(documents, read.tokenizer, pool.seed, self.target_tokens)
-            if not len(ids):
-                raise ContractError(
-                    f"{pool.name}{ending}: expected a target with text in it, got none; check its paths"
-                )
             with read.device.alone():
                 directions.append(within.direction(read, mean_gradient(read, ids, offsets)))
             tokens[ending] = len(ids)
         np.save(workshop.folder / DIRECTIONS, np.stack(directions))
         return {"target_tokens": tokens}
 
-    def _pretend(self, model: str, space: str, workshop: Workshop) -> dict[str, Any]:
-        """Directions that point anywhere, and how long the gradients of targets of that size would take."""
+    def _pretend(self, model: str, space: str, aimed: int, workshop: Workshop) -> dict[str, Any]:
+        """Directions that point anywhere, and how long the gradients of that many tokens would take."""
         from tamis.models.influence import mean_gradient
         from tamis.models.language import language_model
         from tamis.models.projection import space_in
@@ -123,7 +120,7 @@ class Attribution(Scorer):
         began = time.perf_counter()
         with read.device.alone():
             mean_gradient(read, np.full(tokens, read.end, np.uint32), np.arange(0, tokens + 1, read.context))
-        seconds = (time.perf_counter() - began) / tokens * self.target_tokens * len(self._targets)
+        seconds = (time.perf_counter() - began) / tokens * aimed
         return {"target_tokens": {}, "_seconds": seconds}
 
     def _score(self, folder: str, batch: Batch) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,21 @@ from pydantic import Field
 
 from tamis import seeds
 from tamis.errors import ContractError, SpecError
-from tamis.models.queries import Target, by_ending, encoded, first, named
+from tamis.models.queries import BYTES_PER_TOKEN, Target, by_ending, encoded, expected_tokens, first, named, sizes
 from tamis.models.reference import OfModel, checkpoints_kept, checkpoints_of, trained
 from tamis.models.rows import Chosen
 from tamis.scorers.base import Scorer, Scores
-from tamis.steps import Batch, Component, Fold, Pool, Steps, Summary, Train, Workshop
+from tamis.steps import Batch, Component, Fold, Pool, Publish, Steps, Summary, Train, Workshop
 
 if TYPE_CHECKING:
+    from tamis.models.influence import Encoded
     from tamis.models.language import LanguageModel
+    from tamis.models.tokenizer import Tokenizer
 
 Told = Mapping[str, Any]
 
-BYTES_PER_TOKEN = 8  # twice what is usual: so much text is drawn for the sample, of which the first tokens count
+MARGIN = 2  # times the text that the sample is expected to need is drawn for it
+MORE = 8  # times as much where that was not enough
 # Passes over the sample, a forward and backward pass counted as one: labels are a third, products with A, G and Λ the
 # rest. Only `tamis check` wants to know; measured at sizes tiny to small.
 PASSES = {"identity": 0.0, "diagonal": 1.9, "kfac": 1.9, "ekfac": 3.6}
@@ -60,6 +63,7 @@ class Influence(OfModel, Scorer):
     most_tokens: Annotated[int, Field(gt=0)] = 1024
     checkpoints: Annotated[int, Field(ge=1, le=16)] = 1
 
+    version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -96,20 +100,29 @@ class Influence(OfModel, Scorer):
         return (f"measures the curvature ({self.curvature}) on {self.sample_tokens:,} tokens of the pool at most",)
 
     def steps(self, pool: Pool) -> Steps:
+        held = yield from sizes(pool.name, self.target)
         model = yield from trained(self.model)
         marks = self._marks(model)
         total = int((yield Fold(("n_bytes",), _bytes_of))["bytes"])
-        share = min(1.0, BYTES_PER_TOKEN * self.sample_tokens / max(1, total))
+        share = min(1.0, MARGIN * BYTES_PER_TOKEN * self.sample_tokens / max(1, total))
         make = partial(self._make, pool, share, model["folder"], marks)
         found = yield Train(
             "compass",
             ("doc_id", "text"),
             make,
             over=tuple(by_ending(self.target).values()),
-            pretend=partial(self._pretend, model["folder"], marks),
+            pretend=partial(self._pretend, model["folder"], marks, total, expected_tokens(held, self.target_tokens)),
         )
         score = partial(self._score, model["folder"], marks, found["folder"])
-        return replace(self.map(pool, score), reads=("text",), gpu=True)
+        return replace(self.map(pool, score), reads=("text",), gpu=True, findings=self._found(pool, found))
+
+    def _found(self, pool: Pool, told: Told) -> Publish:
+        """What the compass was made from; a line about the text that the curvature was measured on."""
+        content = {key: value for key, value in told.items() if key != "folder" and not key.startswith("_")}
+        if self.curvature == "identity":
+            return Publish(f"findings/{pool.name}.json", content)
+        line = f"the curvature ({self.curvature}) was measured on {told['sample_tokens']:,} tokens of the pool"
+        return Publish(f"findings/{pool.name}.json", content, (line,))
 
     def _marks(self, model: Told) -> tuple[Told, ...]:
         """The models that count, the last one last: "folder" (None for the model itself), its "weight", its "place".
@@ -135,36 +148,52 @@ class Influence(OfModel, Scorer):
         from tamis.models.language import language_model
 
         model = language_model(folder)
-        batches: Iterator[Batch] = workshop.documents(columns=("doc_id", "text"))
-        if self.curvature == "identity":
-            batches = iter(())
-        sample = first(batches, partial(_of_pool, pool.seed, share), model.tokenizer, self.sample_tokens)
+        sample = self._sample(pool, share, model.tokenizer, workshop)
         queries = {
             name: encoded(workshop.documents(over, ("text",)), model.tokenizer, pool.seed, self.target_tokens)
             for name, over in by_ending(self.target).items()
         }
-        for name, (ids, _) in queries.items():
-            if not len(ids):
-                raise ContractError(f"{pool.name}{name}: expected a target with text in it, got none; check its paths")
         facts: dict[str, Any] = {}
         with model.device.alone():
             for number, mark in enumerate(marks):
                 place = workshop.folder / mark["place"]
                 place.mkdir(exist_ok=True)
                 report = partial(_told, workshop, number, len(marks))
-                how = self.curvature if len(sample[0]) else "identity"  # of an empty pool nothing will be scored
-                compass = build_compass(_at(model, mark), sample, queries, how, self.damping, pool.seed, report)
+                how = (self.curvature, self.damping)
+                compass = build_compass(_at(model, mark), sample, queries, *how, pool.seed, report)
                 compass.save(place)
                 facts = {key: value for key, value in compass.facts.items() if key != "ridges"}
         return {**facts, **self._needle}
+
+    def _sample(self, pool: Pool, share: float, tokenizer: Tokenizer, workshop: Workshop) -> Encoded:
+        """Text that the curvature is measured on: all there is, if that is less than is asked for; none for identity.
+
+        Raises ContractError if one is needed, and the pool has no text.
+        """
+        batches: Callable[[], Iterator[Batch]] = partial(workshop.documents, columns=("doc_id", "text"))
+        if self.curvature == "identity":
+            return first((), partial(_of_pool, pool.seed, share), tokenizer, self.sample_tokens)
+        while True:
+            ids, offsets = first(batches(), partial(_of_pool, pool.seed, share), tokenizer, self.sample_tokens)
+            if share >= 1 or len(ids) + len(offsets) - 1 >= self.sample_tokens:
+                break
+            share = min(1.0, MORE * share)  # documents may be much longer than the sample
+        if not len(ids):
+            raise ContractError(
+                f"{pool.name}: expected text in the pool to measure the curvature ({self.curvature}) on, got none; "
+                "let more documents through `where:`, or say `curvature: identity`"
+            )
+        return ids, offsets
 
     @property
     def _needle(self) -> dict[str, Any]:
         """What others have to know to ask the compass about documents of their own."""
         return {"model": self.model, "most_tokens": self.most_tokens, "checkpoints": self.checkpoints}
 
-    def _pretend(self, folder: str, marks: Sequence[Told], workshop: Workshop) -> dict[str, Any]:
-        """Compasses that point anywhere, and how long the real ones would take."""
+    def _pretend(
+        self, folder: str, marks: Sequence[Told], pool_bytes: int, aimed: int, workshop: Workshop
+    ) -> dict[str, Any]:
+        """Compasses that point anywhere, and how long the real ones would take: of a target with `aimed` tokens."""
         from tamis.models.influence import random_compass
         from tamis.models.language import language_model
 
@@ -179,9 +208,10 @@ class Influence(OfModel, Scorer):
         began = time.perf_counter()
         with model.device.alone():
             compass.scores(model, *some, None)
-        passes = PASSES[self.curvature] * self.sample_tokens + len(names) * self.target_tokens
+        sample = min(self.sample_tokens, int(pool_bytes / workshop.share / BYTES_PER_TOKEN))
+        passes = PASSES[self.curvature] * sample + aimed
         seconds = (time.perf_counter() - began) / tokens * passes * len(marks)
-        return {"sample_tokens": self.sample_tokens, **self._needle, "_seconds": seconds}
+        return {"sample_tokens": sample, **self._needle, "_seconds": seconds}
 
     def _score(self, folder: str, marks: Sequence[Told], compasses: str, batch: Batch) -> Scores:
         from tamis.models.influence import compass_in

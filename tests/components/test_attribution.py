@@ -152,8 +152,9 @@ def test_no_text_of_the_pool_is_read(language_models, stage):
     """The column may come without its text."""
     component = build(find("score", "attribution"), {"target": ["a garden"]}, texts=True)
     assert component.reads == ("gradients",)
-    program = component.steps(type("Pool", (), {"name": "x", "seed": 0})())
-    assert next(program).name == "gradients"
+    program = component.steps(Pool("x", 0))
+    assert [fold.over for fold in next(program)] == [component.target]
+    assert program.send([{"bytes": 8}]).name == "gradients"
 
 
 def test_a_targets_without_text_is_refused(attributed):
@@ -255,5 +256,6 @@ def test_in_memory_too_few_dimensions_are_refused_when_the_model_is_known(attrib
 def test_in_memory_another_stage_is_refused_when_its_training_is_known():
     program = build(find("score", "attribution"), {"target": ["a garden"]}, texts=True).steps(Pool("x", 0))
     next(program)
+    program.send([{"bytes": 8}])
     with pytest.raises(SpecError, match="x: of: expected the name of an `embed: gradients` stage, got 'gradients'"):
         program.send({"folder": "model"})

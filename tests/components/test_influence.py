@@ -13,12 +13,13 @@ pytest.importorskip("transformers")
 from tamis import seeds
 from tamis.errors import ContractError, SpecError
 from tamis.families import build, find, options_of
-from tamis.inline import score
+from tamis.inline import Inline, score
 from tamis.kernels.arrow import text_of
 from tamis.models.influence import build_compass
 from tamis.models.language import language_model
-from tamis.models.queries import encoded, first
+from tamis.models.queries import encoded, expected_tokens, first
 from tamis.models.reference import checkpoints_of
+from tamis.pipeline.rehearsal import rehearse
 from tamis.pipeline.spec import load_spec
 from tamis.scorers.influence import _of_pool
 from tamis.steps import Batch, Pool, Train
@@ -179,9 +180,50 @@ def test_queries_are_the_same_in_any_order_and_batches(folder):
     assert whole.tolist() == parts.tolist()
 
 
-def test_a_pool_without_text_has_no_scores(options):
-    found = score(["", ""], "influence", target=MILLS, **options)
+def test_a_pool_without_text_has_no_curvature_and_is_refused_where_one_is_needed(options):
+    found = score(["", ""], "influence", target=MILLS, curvature="identity", **options)
     assert found["influence"].to_pylist() == [None, None]
+    for how in ("diagonal", "kfac", "ekfac"):
+        expected = rf"influence: expected text in the pool to measure the curvature \({how}\) on, got none; let more"
+        with pytest.raises(ContractError, match=expected):
+            score(["", ""], "influence", target=MILLS, curvature=how, **options)
+
+
+def found_out(texts, **options):
+    """The findings, and the columns."""
+    component = build(find("score", "influence"), {"target": MILLS, **options}, texts=True)
+    with Inline(pa.table({"text": pa.array(texts, pa.string())}), {}, 4) as inline:
+        table = inline.run(component, Pool("influence", 0))
+        return inline.findings, table
+
+
+def test_the_sample_is_full_however_long_documents_are(options, folder):
+    texts = [f"{word} and " * 400 for word in ("mill", "sieve", "drum", "grain")]
+    hashes = seeds.hash64(0, "curvature", text_of(pa.array([str(i) for i in range(4)])))
+    assert not seeds.within(hashes, 8 * 100 / len("".join(texts))).any(), "so many bytes would hold no document"
+    findings, table = found_out(texts, **{**options, "sample_tokens": 100})
+    assert 98 <= findings.content["sample_tokens"] <= 100
+    first = [texts[int(np.argmin(hashes))]]
+    model = language_model(folder)
+    ids = model.tokenizer.encode(first)[0][: findings.content["sample_tokens"]]
+    queries = encoded([batch(MILLS)], model.tokenizer, 0, 1000)
+    with model.device.alone():
+        compass = build_compass(model, (ids, np.array([0, len(ids)])), {"": queries})
+        sums, _ = compass.scores(model, *model.tokenizer.encode(texts), 24)
+    np.testing.assert_allclose(column(table, "influence_sum"), sums[:, 0], rtol=1e-5)
+
+
+def test_findings_say_what_the_curvature_was_measured_on(options, folder):
+    findings, _ = found_out(TEXTS, **options)
+    tokens = len(language_model(folder).tokenizer.encode(TEXTS)[0])
+    assert tokens < options["sample_tokens"]
+    assert findings.file == "findings/influence.json"
+    assert findings.lines == (f"the curvature (ekfac) was measured on {tokens:,} tokens of the pool",)
+    assert findings.content["sample_tokens"] == tokens
+    assert findings.content["curvature"] == "ekfac"
+    assert list(findings.content["query_tokens"]) == [""]
+    plain, _ = found_out(TEXTS, curvature="identity", **options)
+    assert (plain.content["sample_tokens"], plain.lines) == (0, ())
 
 
 # ---- what check takes for it, and what is refused ----
@@ -191,16 +233,19 @@ def test_a_pretence_has_the_shape_of_what_it_stands_for(options, tmp_path):
     """`tamis check` plays the program with it: the map must run."""
     component = build(find("score", "influence"), {**options, "target": {"a": MILLS, "b": SIEVES}}, texts=True)
     program = component.steps(Pool("x", 0))
-    program.send(None)  # the fold over the pool's bytes
-    step = program.send({"bytes": np.array(1000)})
+    assert [fold.over for fold in program.send(None)] == list(component.target.values())
+    program.send([{"bytes": np.array(1000)}, {"bytes": np.array(40)}])
+    step = program.send({"bytes": np.array(1000)})  # of the pool
     assert isinstance(step, Train)
     assert len(step.over) == 2
 
     class Workshop:
         folder = tmp_path
+        share = 0.25
 
     told = step.pretend(Workshop())
     assert told["_seconds"] > 0
+    assert told["sample_tokens"] == 1000, "the 4,000 bytes of the pool hold no more"
     with pytest.raises(StopIteration) as stop:
         program.send({**told, "folder": str(tmp_path)})
     written = stop.value.value.apply(batch(TEXTS))
@@ -209,8 +254,35 @@ def test_a_pretence_has_the_shape_of_what_it_stands_for(options, tmp_path):
 
 
 def test_a_target_without_text_is_refused(options):
-    with pytest.raises(ContractError, match="influence: expected a target with text in it, got none"):
-        score(TEXTS, "influence", target=[""], **options)
+    for blank in ([""], ["", " \n\t"], []):
+        with pytest.raises(ContractError, match="influence: expected a target with text in it, got none"):
+            score(TEXTS, "influence", target=blank, **options)
+
+
+@pytest.mark.parametrize("stage", ["influence", "attribution"])
+def test_a_check_and_a_run_refuse_a_target_without_text_before_they_train(stage, corpus, target, run_spec, tmp_path):
+    blank = tmp_path / "blank.jsonl"
+    blank.write_text('{"text": " "}\n{"text": ""}\n', encoding="utf-8")
+    targets = {"good": str(target), "bad": str(blank)}
+    own = {"model": "m"} if stage == "influence" else {"of": "slopes"}
+    stages = [
+        {"train": {"name": "m", "on": {"random": {"tokens": 3000}}}},
+        {"embed": {"by": {"gradients": {"model": "m", "dimensions": 64, "as": "slopes"}}}},
+        {"score": {stage: {"target": targets, **own}}},
+    ]
+    spec = {"corpus": {"paths": str(corpus), "max_bad_fraction": 1}, "stages": stages}
+    (tmp_path / "stages.yaml").write_text(json.dumps(spec), encoding="utf-8")
+    expected = f"{stage}_bad: expected a target with text in it, got none; check its paths"
+    with pytest.raises(ContractError, match=expected):
+        rehearse(load_spec(tmp_path / "stages.yaml"))
+    with pytest.raises(ContractError, match=expected):
+        run_spec(spec, tmp_path)
+    assert not list(tmp_path.glob("**/models/m-*"))
+
+
+def test_estimates_go_no_further_than_there_is_text():
+    assert expected_tokens({"": 4001}, 5000) == 1001
+    assert expected_tokens({"_a": 40, "_b": 4_000_000}, 5000) == 5010
 
 
 @pytest.mark.parametrize(
