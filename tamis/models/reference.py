@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -130,3 +130,25 @@ def losses_of(model: str, chunk_tokens: int | None = None) -> Ask:
     """A model's losses of documents, or of their chunks, as every component asks for them: one layer for all."""
     name = f"{called(model)}_losses" + ("" if chunk_tokens is None else f"_{chunk_tokens}")
     return Ask("score", "losses", name, {"model": model, "chunk_tokens": chunk_tokens})
+
+
+def beyond_context(
+    chunk_tokens: int | None, models: Sequence[str | None], others: Mapping[str, Component]
+) -> tuple[str, ...]:
+    """The objection to chunks that are longer than what one of these models sees at a time; None are no chunks.
+
+    others : the stages so far, by their names.
+    """
+    for model in filter(None, models):
+        shape = size_of(model, others)
+        if chunk_tokens is not None and shape is not None and chunk_tokens > shape.row_tokens:
+            return (too_long(chunk_tokens, shape.row_tokens, model),)
+    return ()
+
+
+def too_long(chunk_tokens: int, context: int, model: str) -> str:
+    """The complaint about chunks of `chunk_tokens` tokens, of which a model sees `context` at a time."""
+    return (
+        f"chunk_tokens: expected at most {context}, what {model} sees at a time, got {chunk_tokens}; "
+        f"say chunk_tokens: {context}, or take a model that sees more"
+    )

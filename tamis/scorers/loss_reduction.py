@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +19,11 @@ from tamis.errors import ContractError
 from tamis.kernels.arrow import flattened, text_of
 from tamis.kernels.correlation import BITS, described, moments, whole
 from tamis.kernels.log import log
-from tamis.models.reference import ModelRef, OfModels, called, losses_of, trained
+from tamis.models.reference import ModelRef, OfModels, beyond_context, called, losses_of, trained
 from tamis.models.tokenizer import tokenizer_digest
 from tamis.models.weights import forward_flops
 from tamis.scorers.base import Scorer, Scores
-from tamis.steps import Ask, Batch, Fold, Pool, Publish, Steps, Summary
+from tamis.steps import Ask, Batch, Component, Fold, Pool, Publish, Steps, Summary
 
 MOST_SOURCES = 4096  # that are told apart; of more, those with the smallest hashes
 SHOWN_SOURCES = 64  # in the findings: the largest
@@ -63,6 +63,9 @@ class LossReduction(OfModels, Scorer):
     def asks(self) -> tuple[Ask, ...]:
         chunk = self.chunk_tokens if self.mode == "chunk" else None
         return tuple(losses_of(model, chunk) for model in dict.fromkeys((self.prior, self.conditional)))
+
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        return beyond_context(self._chunk, self.models, others)
 
     @property
     def models(self) -> tuple[str | None, ...]:

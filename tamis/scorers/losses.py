@@ -1,6 +1,6 @@
 """Losses: how well a language model predicts each document; computed once for all scores that are made of losses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -12,9 +12,9 @@ from pydantic import Field
 
 from tamis.errors import ContractError
 from tamis.kernels.lowest import TENTHS, lowest_means, sums_of
-from tamis.models.reference import OfModel, trained
+from tamis.models.reference import OfModel, beyond_context, too_long, trained
 from tamis.scorers.base import Scorer, Scores
-from tamis.steps import Batch, Pool, Steps
+from tamis.steps import Batch, Component, Pool, Steps
 
 Bools = npt.NDArray[np.bool_]
 
@@ -35,6 +35,9 @@ class Losses(OfModel, Scorer):
     """
 
     chunk_tokens: Annotated[int, Field(gt=0)] | None = None
+
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        return beyond_context(self.chunk_tokens, self.models, others)
 
     def columns(self, name: str) -> Mapping[str, pa.DataType]:
         totals = {f"{name}_nats": pa.float64(), f"{name}_tokens": pa.uint32()}
@@ -73,9 +76,7 @@ class Losses(OfModel, Scorer):
         assert self.chunk_tokens is not None
         model = language_model(folder)
         if self.chunk_tokens > model.context:
-            raise ContractError(
-                f"chunk_tokens: expected at most {model.context}, what {folder} sees at a time, got {self.chunk_tokens}"
-            )
+            raise ContractError(too_long(self.chunk_tokens, model.context, folder))
         ids, offsets = model.encode(batch)
         windows = chunks_of(offsets, self.chunk_tokens)
         with model.device.alone():

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tamis.errors import ContractError, RunFailedError, SpecError
+from tamis.errors import ContractError, SpecError
 from tamis.families import build
 from tamis.inline import Inline, run_inline
 from tamis.models import build as models
@@ -340,9 +340,36 @@ def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(tmp_path, langua
         scored(Losses(str(folder)))
 
 
-def test_chunks_longer_than_the_context_stop_the_run_with_what_the_model_sees(
-    run_spec, corpus, language_models, tmp_path
-):
-    stage = {"score": {"losses": {"model": str(language_models["prior"]), "chunk_tokens": 33}}}
-    with pytest.raises(RunFailedError, match=r"chunk_tokens: expected at most 32, .* got 33"):
-        run_spec(specified(corpus, stage), tmp_path)
+PRIOR = {"train": {"name": "prior", "on": {"random": {"tokens": 10}}, "size": "small"}}
+CONDITIONAL = {"train": {"name": "conditional", "on": "x", "from": "prior"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "place"),
+    [
+        ("losses", {"model": "prior", "chunk_tokens": 257}, "chunk_tokens"),
+        ("losses", {"model": "conditional", "chunk_tokens": 257}, "chunk_tokens"),
+        ("loss_reduction", {"prior": "prior", "conditional": "conditional", "mode": "chunk"}, "loss_reduction"),
+    ],
+)
+def test_chunks_longer_than_the_context_are_refused_at_the_line_of_who_asks(tmp_path, name, options, place):
+    message, lines = mistake(tmp_path, {"score": {name: options}}, [PRIOR, CONDITIONAL])
+    line = next(number for number, text in enumerate(lines, 1) if place in text)
+    assert f"stages.yaml:{line}: score {name}: chunk_tokens: expected at most 256, what " in message
+    assert f"got {options.get('chunk_tokens', 512)}; say chunk_tokens: 256" in message
+
+
+def test_chunks_as_long_as_the_context_are_not_refused(tmp_path):
+    chunks = {"prior": "prior", "conditional": "conditional", "mode": "chunk", "chunk_tokens": 256}
+    text = json.dumps({"corpus": "x", "stages": [PRIOR, CONDITIONAL, {"score": {"loss_reduction": chunks}}]})
+    (tmp_path / "stages.yaml").write_text(text, encoding="utf-8")
+    assert load_spec(tmp_path / "stages.yaml").programs[-1].name == "loss_reduction"
+
+
+def test_chunks_longer_than_the_context_of_a_folder_are_refused(tmp_path, language_models):
+    folder = str(language_models["prior"])
+    message, _ = mistake(tmp_path, {"score": {"losses": {"model": folder, "chunk_tokens": 33}}})
+    complaint = f"chunk_tokens: expected at most 32, what {folder} sees at a time, got 33; say chunk_tokens: 32"
+    assert complaint in message
+    with pytest.raises(ContractError, match=complaint):
+        scored(Losses(folder, chunk_tokens=33))
