@@ -203,17 +203,23 @@ def options_of(component: Component) -> dict[str, Any]:
 
 def documents_in(value: Any) -> Iterator[Documents]:
     """Every set of documents among a component's options."""
+    for _, documents in named_documents(value):
+        yield documents
+
+
+def named_documents(value: Any, name: str = "") -> Iterator[tuple[str, Documents]]:
+    """The same with the option that names each, such as `target`, or `target.law` of several by name."""
     if isinstance(value, Documents):
-        yield value
+        yield name, value
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from documents_in(getattr(value, field.name))
+            yield from named_documents(getattr(value, field.name), f"{name}.{field.name}".strip("."))
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from documents_in(item)
+        for key, item in value.items():
+            yield from named_documents(item, f"{name}.{key}")
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from documents_in(item)
+            yield from named_documents(item, name)
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tamis.corpus import Fields, Shard, SurveyedFile, open_parquet, publish, survey
 from tamis.errors import ContractError, SpecError
 from tamis.ingest import SourceFile, expand, is_parquet
-from tamis.pipeline.ingestion import convert_files
+from tamis.pipeline.ingestion import Converted, convert_files
 from tamis.pipeline.layout import CorpusRef, save_shards
 from tamis.pipeline.ledger import Ledger
 from tamis.pipeline.workers import Task, Workers
@@ -81,6 +81,7 @@ def first_of(paths: Sequence[str]) -> SourceFile:
 def prepare(name: str, paths: Sequence[str], fields: Fields, desk: Desk) -> Prepared:
     """The shards of a corpus. Files with unchanged size and time stamp are not looked at again.
 
+    name : of what is kept of them; who asks says in whose words they are missing.
     Raises SpecError if there are no files of one kind, ContractError if none can be read.
     """
     inside = f"{desk.run.absolute()}/"
@@ -92,18 +93,26 @@ def prepare(name: str, paths: Sequence[str], fields: Fields, desk: Desk) -> Prep
     others = [source for source in sources if not is_parquet(source)]
     if parquet and others:
         raise SpecError(
-            f"{name}: expected files of one kind, got {len(parquet)} Parquet files and {len(others)} others such as "
+            f"expected files of one kind, got {len(parquet)} Parquet files and {len(others)} others such as "
             f"{others[0].relative_name}; name them apart"
         )
     if not others:
         return _in_place(name, parquet, fields, desk)
     converted = convert_files(name, others, fields, desk.run, desk.workers, desk.ledger, desk.shard_bytes, desk.limit)
     if not converted.files:
-        raise ContractError(
-            f"{name}: no documents in {len(sources)} files; see {desk.run / 'quarantine'} for the reasons"
-        )
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ContractError(f"expected documents in {others[0].url}{more}, got none: {_first_reason(converted)}")
     prepared = _in_place(name, converted.files, CONVERTED, desk)
     return replace(prepared, bad=converted.bad, seen=converted.lines, problems=converted.problems)
+
+
+def _first_reason(converted: Converted) -> str:
+    """Why the first line that was refused was."""
+    if not converted.refused:
+        return "it is empty, or its lines are blank"
+    with converted.refused[0].open(encoding="utf-8") as file:
+        entry = json.loads(next(file))
+    return f"line {entry['position']['line']} of {entry['file']}: {entry['reason']}"
 
 
 def _in_place(name: str, sources: Sequence[SourceFile], fields: Fields, desk: Desk) -> Prepared:
@@ -113,10 +122,8 @@ def _in_place(name: str, sources: Sequence[SourceFile], fields: Fields, desk: De
     good = [file for file in surveyed if file.problem is None]
     if not good:
         first = surveyed[0]
-        raise ContractError(
-            f"{name}: none of {len(surveyed)} files can be read; the first, {first.url}: {first.problem}"
-        )
-    columns, notes = _columns(name, good, fields)
+        raise ContractError(f"none of {len(surveyed)} files can be read; the first, {first.url}: {first.problem}")
+    columns, notes = _columns(good, fields)
     sizes = {source.url: source.bytes for source in sources}
     density = sum(file.rows for file in good) / max(1, sum(sizes[file.url] for file in good))  # rows per stored byte
     lost = {file.url: max(1, file.rows or round(density * sizes[file.url])) for file in surveyed if file.problem}
@@ -130,7 +137,7 @@ def _in_place(name: str, sources: Sequence[SourceFile], fields: Fields, desk: De
     return Prepared(save_shards(desk.run, name, shards, fields), shards, columns, bad, seen, problems, notes)
 
 
-def _columns(name: str, files: Sequence[SurveyedFile], fields: Fields) -> tuple[dict[str, pa.DataType], list[str]]:
+def _columns(files: Sequence[SurveyedFile], fields: Fields) -> tuple[dict[str, pa.DataType], list[str]]:
     """Our names and types of the columns that all files have, and what the user should know about the others.
 
     Raises SpecError for an id or source column that was named, and is in no file.
@@ -139,9 +146,7 @@ def _columns(name: str, files: Sequence[SurveyedFile], fields: Fields) -> tuple[
     for role, default in (("id", "id"), ("source", "source")):
         wanted = getattr(fields, role)
         if wanted != default and wanted not in common:
-            raise SpecError(
-                f"{name}: expected a column {wanted!r} ({role}:) in all files, they have {', '.join(common)}"
-            )
+            raise SpecError(f"expected a column {wanted!r} ({role}:) in all files, they have {', '.join(common)}")
     notes = []
     if fields.id not in common:
         notes.append(f"the files have no column {fields.id!r}: documents are called by file and record number")

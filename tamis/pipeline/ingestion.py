@@ -24,12 +24,13 @@ INGEST_VERSION = 1
 
 @dataclass(frozen=True)
 class Converted:
-    """The Parquet files that ingest wrote, and its books."""
+    """The Parquet files that ingest wrote, and its books. refused : quarantine files of the lines left out."""
 
     files: tuple[SourceFile, ...]
     lines: int
     bad: int
     problems: list[dict[str, Any]]
+    refused: list[Path]
 
 
 def convert_files(
@@ -127,6 +128,7 @@ def _is_done(ledger: Ledger, run: Path, key: str) -> bool:
 def _collected(ledger: Ledger, run: Path, keys: Sequence[str]) -> Converted:
     files: list[SourceFile] = []
     problems: list[dict[str, Any]] = []
+    refused: list[Path] = []
     lines = bad = 0
     for key in keys:
         receipt = ledger.get(key, "ingest")
@@ -136,6 +138,7 @@ def _collected(ledger: Ledger, run: Path, keys: Sequence[str]) -> Converted:
         lines += receipt.rows - receipt.facts["blank"]
         bad += receipt.quarantined
         if books["quarantine"]:
+            refused.append(run / "quarantine" / books["quarantine"])
             problems.append(
                 {
                     "file": ", ".join(books["files"][:3]),
@@ -147,4 +150,4 @@ def _collected(ledger: Ledger, run: Path, keys: Sequence[str]) -> Converted:
         for output in books["outputs"]:
             path = run / "documents" / output["name"]
             files.append(SourceFile(str(path), output["name"], path.stat().st_size, key))
-    return Converted(tuple(files), lines, bad, problems)
+    return Converted(tuple(files), lines, bad, problems, refused)

@@ -15,7 +15,7 @@ from typing import Any
 from tamis import __version__
 from tamis.corpus import Fields, publish
 from tamis.errors import ContractError, LedgerError, RunFailedError, SpecError, TamisError
-from tamis.families import documents_in
+from tamis.families import named_documents
 from tamis.pipeline.books import arm_books, balance, check_budget
 from tamis.pipeline.columns import check_columns
 from tamis.pipeline.documents import Desk, Prepared, prepare
@@ -142,7 +142,7 @@ class Driver:
         """Surveys the corpus and everything beside it, checks the columns, and starts the programs."""
         corpus = self.spec.corpus
         try:
-            self.pool = self._prepare("pool", corpus.paths, corpus.fields, self._limit)
+            self.pool = self._prepare("pool", "corpus", corpus.paths, corpus.fields, self._limit)
         except SpecError as error:
             raise self.spec.fail(corpus.line, f"corpus: {error}") from error
         if self.pool.bad:
@@ -165,28 +165,31 @@ class Driver:
             for note in program.build().notes():
                 self.progress.line(f"{program.name}: {note}")
 
-    def _prepare(self, name: str, paths: Sequence[str], fields: Fields, limit: int | None = None) -> Prepared:
+    def _prepare(
+        self, name: str, label: str, paths: Sequence[str], fields: Fields, limit: int | None = None
+    ) -> Prepared:
         desk = Desk(self.run, self.workers, self.ledger, self.spec.corpus.shard_bytes, limit)
         prepared = prepare(name, paths, fields, desk)
         for note in prepared.notes:
-            self.progress.line(f"{name}: {note}")
+            self.progress.line(f"{label}: {note}")
         return prepared
 
     def _beside(self) -> dict[str, Prepared]:
         """Targets, evaluation sets: every set of documents that an option names, surveyed once."""
-        named: dict[str, tuple[Documents, ProgramSpec]] = {}
+        named: dict[str, tuple[Documents, str, ProgramSpec]] = {}
         for program in self.spec.programs:
-            for documents in documents_in(program.build()):
-                named.setdefault(documents_key(documents), (documents, program))
+            for option, documents in named_documents(program.build()):
+                named.setdefault(documents_key(documents), (documents, f"{program.label}: {option}", program))
         prepared = {}
-        for key, (documents, program) in named.items():
+        for key, (documents, label, program) in named.items():
             if not documents.paths:
-                raise self.spec.fail(program.line, f"{program.label}: expected a path to documents, got none")
+                raise self.spec.fail(program.line, f"{label}: expected a path to documents, got none")
+            fields = Fields(documents.text, documents.id)
             try:
-                found = self._prepare(f"beside-{key[:8]}", documents.paths, Fields(documents.text, documents.id))
+                found = self._prepare(f"beside-{key[:8]}", label, documents.paths, fields)
             except TamisError as error:
-                raise self.spec.fail(program.line, f"{program.label}: {error}") from error
-            check_budget(self.spec.corpus, f"{program.label}: {documents.paths[0]}", found.bad, found.seen, self.run)
+                raise self.spec.fail(program.line, f"{label}: {error}") from error
+            check_budget(self.spec.corpus, f"{label}: {documents.paths[0]}", found.bad, found.seen, self.run)
             publish(self.run / beside_file(key), json.dumps(found.ref.to_json()).encode())
             prepared[key] = found
         return prepared

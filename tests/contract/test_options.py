@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tamis.errors import SpecError
-from tamis.families import FAMILIES, build, code_digest, documents_in, find, names, options_of
+from tamis.families import FAMILIES, build, code_digest, documents_in, find, named_documents, names, options_of
 from tamis.steps import Train, Use
 
 
@@ -69,6 +69,13 @@ def test_an_unknown_key_of_a_set_of_documents_is_refused():
 
 def test_one_path_stands_for_a_set_of_documents_wherever_there_is_one():
     assert build(find("score", "overlap"), {"against": "x"}, "/base").against[0].paths == ("/base/x",)
+
+
+def test_a_set_of_documents_goes_by_its_option_and_its_name():
+    several = build(find("score", "attribution"), {"target": {"law": "x", "news": "y"}})
+    assert [name for name, _ in named_documents(several)] == ["target.law", "target.news"]
+    one = build(find("score", "overlap"), {"against": ["x", "y"]})
+    assert [name for name, _ in named_documents(one)] == ["against", "against"]
 
 
 def test_a_missing_option_is_refused_by_name(case):

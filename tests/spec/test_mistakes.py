@@ -251,6 +251,26 @@ def test_a_target_that_does_not_exist_is_refused_at_its_line(run_spec, corpus, t
         run_spec(text, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("", "it is empty, or its lines are blank"),
+        ("\n\n", "it is empty, or its lines are blank"),
+        ('\n{"txt": "a"}\n5\n', "line 2 of t.jsonl: field 'text' is missing, not a string"),
+    ],
+)
+def test_a_target_without_documents_is_named_with_the_first_reason(run_spec, corpus, tmp_path, lines, reason):
+    (tmp_path / "t.jsonl").write_text(lines)
+    text = (
+        f"corpus: {{paths: {corpus}, max_bad_fraction: 0.1}}\nstages:\n  - score: [overlap: {{against: [t.jsonl]}}]\n"
+    )
+    with pytest.raises(TamisError) as refused:
+        run_spec(text, tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path / 'stages.yaml'}:3: score overlap: against: expected documents in {tmp_path / 't.jsonl'}, got none: {reason}"
+    )
+
+
 def test_a_corpus_without_the_text_column_says_which_there_are(run_spec, corpus, tmp_path):
     text = f"corpus: {{paths: {corpus}, text: body}}\nstages:\n  - score: length\n"
     with pytest.raises(TamisError, match="no column 'body'"):
