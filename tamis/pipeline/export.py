@@ -127,8 +127,7 @@ def _request(
     if form not in FORMATS:
         raise ValueError(f"export: expected --format {' or '.join(FORMATS)}, got {form!r}")
     if f"{arm}_repeats" not in known:
-        arms = [stage["name"] for stage in catalog["stages"] if stage["verb"] == "select"]
-        raise ColumnError(f"{run}: no arm {arm!r}; it has {', '.join(arms) or 'none'}")
+        raise ColumnError(f"{run}: no arm {arm!r}{_why_not(catalog, arm)}")
     if unknown := [column for column in columns if column not in known]:
         raise ColumnError(f"{run}: no column {unknown[0]!r}; it has {', '.join(sorted(known))}")
     return {
@@ -140,6 +139,16 @@ def _request(
         "form": form,
         "folder": str(folder.absolute()),
     }
+
+
+def _why_not(catalog: Mapping[str, Any], arm: str) -> str:
+    """What is to be said of an arm that is not there: why, or which there are."""
+    stages = {stage["name"]: stage for stage in catalog["stages"] if stage["verb"] == "select"}
+    if arm not in stages:
+        made = [name for name in stages if f"{name}_repeats" in catalog["columns"]]
+        return f"; it has {', '.join(made) or 'none'}"
+    refusal = stages[arm].get("refusal")
+    return f"; it was refused: {refusal}" if refusal else " yet; run again to finish it"
 
 
 def _claim(folder: Path, request: Mapping[str, Any]) -> set[str]:

@@ -235,6 +235,7 @@ class Driver:
                 "keys": stage.keys,
                 "model": stage.model.path if stage.model else None,
                 "finished": stage.finished,
+                "refusal": stage.refusal,
             }
             for stage in self.plan.stages
         ]
