@@ -56,10 +56,21 @@ def judged(predicted: Float64, actual: Float64) -> Judgement:
 
 
 def top_share_found(predicted: Float64, actual: Float64) -> float:
-    """The share of the true best tenth (at least one document) that is in the predicted best tenth; ties by place."""
+    """The share of the true best tenth (at least one document) that is in the predicted best tenth.
+
+    Of equal values it is drawn by lot which are among the best: what is meant is the mean over all such draws, which is
+    a tenth where all are equal.
+    """
     most = max(1, len(actual) // TENTH)
-    chosen, wanted = (np.argsort(-values, kind="stable")[:most] for values in (predicted, actual))
-    return len(np.intersect1d(chosen, wanted)) / most
+    return math.fsum(_among_best(predicted, most) * _among_best(actual, most)) / most
+
+
+def _among_best(values: Float64, most: int) -> Float64:
+    """The chance of each to be among the `most` largest, equal ones drawn by lot: float64, (n)."""
+    edge = np.partition(values, -most)[-most]
+    above, at = values > edge, values == edge
+    share = (most - np.count_nonzero(above)) / np.count_nonzero(at)
+    return np.asarray(above + at * share, np.float64)
 
 
 def spearman_interval(x: Float64, y: Float64, level: float = LEVEL, seed: int = 0, resamples: int = RESAMPLES) -> Rank:

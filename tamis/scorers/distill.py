@@ -264,6 +264,10 @@ def lines(of: str, found: Mapping[str, Any]) -> list[str]:
     rank, alone = found["spearman"], found["baseline"]
     interval = f"{rank['value']:.3f} [{rank['low']:.3f}, {rank['high']:.3f}]"
     learnt = f"`{of}` learnt from {found['documents']:,} documents; rank correlation {interval}"
+    if found["r2"] is None:
+        return [
+            f"WORTHLESS: `{of}` is the same number for all {found['held_out']:,} documents held out: no order to learn"
+        ]
     said = [f"{learnt} on {found['held_out']:,} held out, {found['top_tenth_found']:.0%} of their best tenth found"]
     if not found["reliable"]:
         said.append("WORTHLESS: the interval of the rank correlation includes 0; do not select by this column")

@@ -223,6 +223,10 @@ def test_a_score_without_spread_is_worthless_and_no_error(table):
     assert values.tolist() == [2.0] * N
     assert findings.content["r2"] is None
     assert not findings.content["reliable"]
+    assert findings.content["top_tenth_found"] == pytest.approx(0.1, abs=0.01), "chance"
+    held = findings.content["held_out"]
+    (line,) = findings.lines
+    assert line == f"WORTHLESS: `score` is the same number for all {held:,} documents held out: no order to learn"
 
 
 def test_the_baseline_is_the_best_number_alone(table):
