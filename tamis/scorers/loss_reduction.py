@@ -193,8 +193,14 @@ def _lines(content: Mapping[str, Any]) -> tuple[str, ...]:
     spread = f"mean {content['mean']:.4f} nats per token, deviation {content['deviation']:.4f}"
     first = f"{spread}, above 0 for {content['share_positive']:.1%} of {content['documents']:,} documents{length}"
     ranked = sorted(content["sources"], key=lambda each: float(each["mean"]))
-    least, most = (f"{each['source'] or 'no source'} ({each['mean']:+.4f})" for each in (ranked[0], ranked[-1]))
-    return (first, f"most for {most}, least for {least}") if len(ranked) > 1 else (first,)
+    if len(ranked) == 1:
+        return (first,)
+    (least, low), (most, high) = (
+        (each["source"] or "no source", f"{each['mean']:+.4f}") for each in (ranked[0], ranked[-1])
+    )
+    if low == high:
+        return first, f"alike for all {len(ranked):,} sources"
+    return first, f"most for {most} ({high}), least for {least} ({low})"
 
 
 def _sources(sums: Summary) -> list[dict[str, Any]]:

@@ -192,6 +192,13 @@ def test_the_findings_are_those_of_numpy():
     assert f"most for {most['source'] or 'no source'}" in found.lines[1]
 
 
+def test_sources_without_a_difference_are_told_to_be_alike():
+    found = findings([0.0] * 4, [1.0] * 4, [2] * 4, ["web", "books", "web", None])
+    assert found.lines[1:] == ("alike for all 3 sources",)
+    found = findings([0.0, 0.1], [1.0] * 2, [2] * 2, ["web", None])
+    assert found.lines[1:] == ("most for no source (+0.1000), least for web (+0.0000)",)
+
+
 def test_no_documents_have_no_findings():
     found = findings([None] * 3, [1.0] * 3, [2] * 3, ["a"] * 3)
     assert (found.content["documents"], found.content["mean"], found.content["sources"]) == (0, None, [])
