@@ -136,15 +136,18 @@ class _Pretender(Executor):
         self._told.append((f"{job.stage.spec.name}: {job.step.label}", "train", float(result.get("_seconds", 0.0))))
 
 
-def _gathered(told: Sequence[tuple[str, str, float]]) -> Iterator[tuple[str, str, float]]:
-    """What is told, with many trainings of one stage in a row as one entry."""
+def _gathered(told: Sequence[tuple[str, str, float]]) -> Iterator[tuple[str, str, float, int]]:
+    """What is told, and how often in a row: equal passes that read no text of the pool, many trainings of one stage."""
     for (stage, kind), entries in groupby(told, key=lambda entry: (entry[0].split(":")[0], entry[1])):
         same = list(entries)
+        if kind in ("columns", "beside"):
+            yield stage, kind, 0.0, len(same)
+            continue
         if kind != "train" or len(same) <= TOLD:
-            yield from same
+            yield from ((*each, 1) for each in same)
             continue
         first, last = (each[0].removeprefix(f"{stage}: ") for each in (same[0], same[-1]))
-        yield f"{stage}: {len(same)} steps, {first} to {last}", kind, sum(cost for _, _, cost in same)
+        yield f"{stage}: {len(same)} steps, {first} to {last}", kind, sum(cost for _, _, cost in same), 1
 
 
 def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> str:
@@ -163,7 +166,8 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
     lines += ["", "passes"]
     total = 0.0
     training = 0.0
-    for number, (label, kind, cost) in enumerate(_gathered(driver.told), 1):
+    number = 1
+    for label, kind, cost, times in _gathered(driver.told):
         seconds = cost * size if kind != "train" else 0.0
         total += seconds
         training += cost if kind == "train" else 0.0
@@ -173,8 +177,9 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
             "beside": "targets",
             "train": f"training, about {cost:,.0f} core-seconds" if cost else "training",
         }[kind]
-        lines.append(f"  {number:>2}  {label}: {read}")
-    times = sum(kind == "text" for _, kind, _ in driver.told)
-    said = "once" if times == 1 else f"{times} times"
+        lines.append(f"  {number:>2}  {label}: {read}{f', {times} times' if times > 1 else ''}")
+        number += times
+    readings = sum(kind == "text" for _, kind, _ in driver.told)
+    said = "once" if readings == 1 else f"{readings} times"
     besides = f", and about {training:,.0f} of training" if training else ", training aside"
     return "\n".join([*lines, "", f"the text is read {said}, about {total:,.0f} core-seconds in all{besides}"])

@@ -205,6 +205,11 @@ COLUMNS = {
         3,
         "no column 'importanze'",
     ),
+    "a column that a scorer would make": (
+        "  - score: length\n  - select: {name: a, by: {cluster_bandit: {score: length, alpha: 1, threshold: 0, portion: 5, most_pulls: 9}}}\n",
+        4,
+        "no column 'prototypes_centroid'; `- score: prototypes` before it makes one; there are .*length",
+    ),
     "a where over a later column": (
         "  - score: [{length: {where: repetition < 1}}]\n  - score: repetition\n",
         3,
@@ -269,6 +274,21 @@ def test_a_target_without_documents_is_named_with_the_first_reason(run_spec, cor
     assert str(refused.value) == (
         f"{tmp_path / 'stages.yaml'}:3: score overlap: against: expected documents in {tmp_path / 't.jsonl'}, got none: {reason}"
     )
+
+
+def test_check_tells_of_equal_passes_in_a_row_once(corpus, tmp_path):
+    from tamis.pipeline.rehearsal import rehearse
+
+    stages = "  - score: length\n  - select: {name: a, by: {top: {score: length}}, budget_documents: 9}\n"
+    (tmp_path / "stages.yaml").write_text(f"corpus: {{paths: {corpus}, max_bad_fraction: 0.1}}\nstages:\n{stages}")
+    told = rehearse(load_spec(tmp_path / "stages.yaml"))
+    lines = [line.strip() for line in told[told.index("\npasses\n") :].splitlines() if re.match(r" +\d", line)]
+    numbers, labels = zip(*(line.split("  ", 1) for line in lines), strict=True)
+    *before, (label, times) = [label.rsplit(", ", 1) for label in labels]
+    assert label == "a: columns only"
+    assert [label] not in before
+    assert 7 <= int(times.removesuffix(" times")) <= 13, "up to 4 digits of the cut, 4 of ties, and the arm"
+    assert numbers == tuple(str(place) for place in range(1, len(lines) + 1)), "one at most stands for several"
 
 
 def test_a_corpus_without_the_text_column_says_which_there_are(run_spec, corpus, tmp_path):
