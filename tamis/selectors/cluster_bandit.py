@@ -21,9 +21,10 @@ from tamis.errors import ContractError
 from tamis.expressions import Expression
 from tamis.models.bandit import Arms, Played, Rule, play
 from tamis.models.draws import Cells, Draws, Notes, Texts, added, joined, per_cluster, spill
+from tamis.models.queries import by_ending
 from tamis.models.reference import trained
 from tamis.selectors.base import Float64, Selector
-from tamis.steps import Batch, Columns, Fold, Map, Pool, Publish, Steps, Summary, Train, Use, Workshop
+from tamis.steps import Batch, Columns, Component, Fold, Map, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -99,6 +100,33 @@ class ClusterBandit(Selector):
         line = f"at most {most:,} {what}; alpha {self.alpha:g}, threshold {self.threshold:g} {per}"
         return [*super().notes(), line]
 
+    def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
+        about_influence = () if self.influence is None else self._about_influence(others.get(self.influence), others)
+        return (*self._about_clusters(others), *about_influence)
+
+    def _about_clusters(self, others: Mapping[str, Component]) -> Iterator[str]:
+        """A `where:` may leave whole clusters out: how many pulls are enough is then known when they are counted."""
+        made = [
+            getattr(other, "clusters", None) for name, other in others.items() if self.clusters in other.columns(name)
+        ]
+        for many in made:
+            if self.where is None and isinstance(many, int) and many > self.most_pulls:
+                yield _few_pulls(many, self.most_pulls)
+
+    def _about_influence(self, stage: Component | None, others: Mapping[str, Component]) -> Iterator[str]:
+        target = getattr(stage, "target", None)
+        if not hasattr(stage, "curvature") or target is None:
+            there = ", ".join(name for name, other in others.items() if hasattr(other, "curvature")) or "none"
+            yield (
+                f"influence: expected the name of an `influence` stage before this one, got {self.influence!r}; "
+                f"there are {there}"
+            )
+            return
+        if (checkpoints := getattr(stage, "checkpoints", 1)) > 1:
+            yield _many_checkpoints(checkpoints, self.influence or "")
+        if _ending(self.target) not in by_ending(target):
+            yield _no_target(tuple(by_ending(target)), self.target)
+
     def steps(self, pool: Pool) -> Steps:
         yield from self.approved(pool)
         counted = yield Fold(self.reads, self._count, merge=added)
@@ -143,10 +171,7 @@ class ClusterBandit(Selector):
     def _cells(self, pool: Pool, counted: Summary) -> Cells:
         cells = Cells(counted["at"], -(-counted["documents"] // self.portion))
         if len(cells.clusters) > self.most_pulls:
-            raise ContractError(
-                f"{pool.name}: most_pulls: expected at least one for each of {len(cells.clusters):,} clusters, "
-                f"got {self.most_pulls:,}; raise it, or make fewer clusters"
-            )
+            raise ContractError(f"{pool.name}: {_few_pulls(len(cells.clusters), self.most_pulls)}")
         if cells.first[-1] > MOST_PORTIONS:
             raise ContractError(
                 f"{pool.name}: portion: expected at most {MOST_PORTIONS:,} portions in all, got {cells.first[-1]:,}; "
@@ -233,10 +258,7 @@ class ClusterBandit(Selector):
         """What finds the influence of texts, by the compass of a stage and the model that it was made with."""
         made = yield Use(stage)
         if made["checkpoints"] > 1:
-            raise ContractError(
-                f"influence: expected a stage with one checkpoint, got {made['checkpoints']} of {stage}; "
-                "give the bandit a stage of its own"
-            )
+            raise ContractError(_many_checkpoints(made["checkpoints"], stage))
         model = yield from trained(made["model"])
         return partial(_influence, model["folder"], made["folder"], made["most_tokens"], self.target)
 
@@ -259,6 +281,26 @@ class ClusterBandit(Selector):
         return columns
 
 
+def _few_pulls(clusters: int, most_pulls: int) -> str:
+    expected = f"expected at least one for each of {clusters:,} clusters"
+    return f"most_pulls: {expected}, got {most_pulls:,}; raise it, or make fewer clusters"
+
+
+def _many_checkpoints(checkpoints: int, stage: str) -> str:
+    expected = f"expected a stage with one checkpoint, got {checkpoints} of {stage}"
+    return f"influence: {expected}; give the bandit a stage of its own"
+
+
+def _ending(target: str | None) -> str:
+    """What follows the name of an influence stage in the columns of a target."""
+    return "" if target is None else f"_{target}"
+
+
+def _no_target(endings: Sequence[str], target: str | None) -> str:
+    known = ", ".join(ending.removeprefix("_") or "none" for ending in endings)
+    return f"target: expected one of the influence stage's ({known}), got {target!r}"
+
+
 def _influence(
     model_folder: str, compass_folder: str, most_tokens: int, target: str | None, texts: Sequence[str | None]
 ) -> Float64:
@@ -268,10 +310,9 @@ def _influence(
 
     model = language_model(model_folder)
     compass = compass_in(compass_folder, model.device.name)
-    name = "" if target is None else f"_{target}"
+    name = _ending(target)
     if name not in compass.names:
-        known = ", ".join(known.removeprefix("_") or "none" for known in compass.names)
-        raise ContractError(f"target: expected one of the influence stage's ({known}), got {target!r}")
+        raise ContractError(_no_target(compass.names, target))
     ids, offsets = model.tokenizer.encode([text or "" for text in texts])
     with model.device.alone():
         sums, tokens = compass.scores(model, ids, offsets, most_tokens)
@@ -301,6 +342,9 @@ def _told(content: Mapping[str, Any]) -> list[str]:
         f"{content['pulls']:,} pulls of {len(clusters['cluster']):,} clusters, {content['documents_looked_at']:,} "
         f"documents looked at; {content['taken']:,} portions of {some:,} clusters taken"
     )
+    if content["stopped"] == "budget" and content["rounds"] == 1:
+        full = "the budget was full after the first round, before any cluster was chosen by what was seen"
+        return [line, f"{full}; raise threshold ({content['threshold']:g}), or make portions smaller"]
     if content["stopped"] == "budget" or content["budget"] is None:
         return [line]
     ended = "most_pulls" if content["stopped"] == "pulls" else "all portions"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tamis.errors import ContractError, SpecError
 from tamis.families import build, find
 from tamis.inline import Inline
 from tamis.kernels.arrow import text_of
+from tamis.pipeline.spec import load_spec
 from tamis.seeds import hash64
 from tamis.steps import Pool, Use
 
@@ -245,6 +247,80 @@ def test_what_results_hang_on_has_no_default(name):
 def test_fewer_pulls_than_clusters_are_refused():
     with pytest.raises(ContractError, match="most_pulls: expected at least one for each of 5 clusters, got 4"):
         played(bandit(most_pulls=4), pool_of())
+
+
+def refusal(tmp_path, bandit, *stages):
+    """(line, message) of what the specification is refused for, the bandit after these stages."""
+    select = {"name": "a", "where": bandit.pop("where", None), "by": {"cluster_bandit": bandit}}
+    select = {key: value for key, value in select.items() if value is not None}
+    text = json.dumps({"corpus": "x", "stages": [*stages, {"select": select}]}, indent=1)
+    (tmp_path / "stages.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "stages.yaml")
+    line, message = re.fullmatch(r".*stages.yaml:(\d+): select a: (.*)", str(caught.value)).groups()
+    return text.split("\n")[int(line) - 1].split('"')[1], message
+
+
+MAKING = [{"embed": {"by": "hashed_ngrams"}}, {"score": [{"prototypes": {"clusters": 5, "as": "p"}}, "length"]}]
+SPECIFIED = {"alpha": 1, "threshold": 0, "portion": 5, "most_pulls": 4, "clusters": "p_centroid"}
+
+
+def test_fewer_pulls_than_a_stage_makes_clusters_are_refused_at_their_line(tmp_path):
+    pytest.importorskip("faiss")
+    own = {**SPECIFIED, "score": "length"}
+    expected = "most_pulls: expected at least one for each of 5 clusters, got 4; raise it, or make fewer clusters"
+    assert refusal(tmp_path, dict(own), *MAKING) == ("most_pulls", expected)
+    for other in ({"most_pulls": 5}, {"where": "length > 5"}, {"clusters": "of_the_corpus"}):
+        select = {"name": "a", "by": {"cluster_bandit": {**own, **other}}}
+        if "where" in other:
+            select = {"name": "a", "where": other["where"], "by": {"cluster_bandit": own}}
+        (tmp_path / "stages.yaml").write_text(json.dumps({"corpus": "x", "stages": [*MAKING, {"select": select}]}))
+        load_spec(tmp_path / "stages.yaml")
+
+
+@pytest.mark.parametrize(
+    ("influence", "options", "option", "message"),
+    [
+        (
+            {"target": "x"},
+            {"influence": "m"},
+            "influence",
+            "an `influence` stage before this one, got 'm'; there are h",
+        ),
+        (
+            {"target": "x"},
+            {"influence": "g"},
+            "influence",
+            "an `influence` stage before this one, got 'g'; there are h",
+        ),
+        (
+            {"target": "x", "checkpoints": 2},
+            {},
+            "influence",
+            "influence: expected a stage with one checkpoint, got 2 of h",
+        ),
+        ({"target": "x"}, {"target": "law"}, "target", r"expected one of the influence stage's \(none\), got 'law'"),
+        ({"target": {"law": "x", "art": "y"}}, {}, "cluster_bandit", r"influence stage's \(law, art\), got None"),
+    ],
+)
+def test_what_an_influence_stage_does_not_have_is_refused_at_its_line(tmp_path, influence, options, option, message):
+    pytest.importorskip("torch")
+    train = {"train": {"name": "m", "on": {"random": {"tokens": 5000}}, "keep": 2}}
+    scorer = {"score": {"influence": {"as": "h", "model": "m", **influence}}}
+    own = {**SPECIFIED, "most_pulls": 9, "influence": "h", **options}
+    where, said = refusal(tmp_path, own, train, scorer)
+    assert where == option
+    assert re.search(message, said)
+
+
+def test_a_budget_that_is_full_after_the_first_round_is_told():
+    _, findings = played(bandit(threshold=-9, budget_documents=30), pool_of())
+    assert (findings.content["rounds"], findings.content["stopped"]) == (1, "budget")
+    assert findings.lines[1].startswith("the budget was full after the first round")
+    assert "raise threshold (-9), or make portions smaller" in findings.lines[1]
+    _, findings = played(bandit(budget_documents=60), pool_of())
+    assert findings.content["rounds"] > 1
+    assert len(findings.lines) == 1
 
 
 # ---- influence ----
