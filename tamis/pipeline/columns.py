@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tamis.errors import SpecError
 from tamis.expressions import Expression, kinds
+from tamis.families import build, find, names
 from tamis.pipeline.program import ProgramSpec
 
 if TYPE_CHECKING:
@@ -70,5 +71,16 @@ def _missing(column: str, known: Mapping[str, Any], spec: Spec, program: Program
             f"uses the column {column!r} before `{later[0].label}` (line {later[0].line}) makes it; move that stage up"
         )
     close = difflib.get_close_matches(column, list(known), 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
-    return f"no column {column!r}; {hint}"
+    if close:
+        return f"no column {column!r}; did you mean {close[0]!r}?"
+    makers = [name for name in names("score") if column in _made_by(name)]
+    do = f"; `- score: {makers[0]}` before it makes one" if makers else ""
+    return f"no column {column!r}{do}; there are {', '.join(sorted(known))}"
+
+
+def _made_by(scorer: str) -> Sequence[str]:
+    """The columns of a scorer by its own name; none if it needs options to know them."""
+    try:
+        return tuple(build(find("score", scorer), {}).columns(scorer))
+    except SpecError:
+        return ()
