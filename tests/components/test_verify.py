@@ -145,7 +145,7 @@ def pool_of_lengths(lengths):
 
 @pytest.mark.parametrize("words", [(40, 40), (1, 7), (3, 400)])
 def test_subsets_of_few_tokens_have_a_row_each(words):
-    """2,000 subsets: by the bound one of them is without a row in 0.15 % of all seeds; dealt by tokens alone, many."""
+    """2,000 subsets: by the bound one is without a row for 0.15 % of all seeds. Dealt by tokens alone, some are."""
     draw, row_tokens, tokens = random.Random(8), 16, 40
     lengths = [draw.choice(words) for _ in range(1500)]
     total, in_rows = sum(lengths), sum(min(length, row_tokens) for length in lengths)
@@ -156,7 +156,7 @@ def test_subsets_of_few_tokens_have_a_row_each(words):
         dealt = deal([Batch(pool_of_lengths(lengths))], ["good"], Lottery(3, 2000, each), Words())
         without.append(sum(not len(dealt.subset(number, tokens, row_tokens, END).rows) for number in range(2000)))
     assert without[0] == 0
-    assert without[1] > 10
+    assert without[1] > 0
 
 
 def test_the_share_of_larger_subsets_is_what_their_tokens_need():
@@ -642,7 +642,8 @@ def test_a_pool_that_is_too_small_is_refused_by_check(specification, table, pool
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), "utf-8")
     paths = pool if kind == "parquet" else tmp_path / "lines.jsonl"
     file = tmp_path / "stages.yaml"
-    file.write_text(json.dumps(specification(tokens=50_000, paths=paths), indent=0), "utf-8")
+    told = specification(score=["n_bytes"], **{"as": "verify"}, tokens=50_000, paths=paths)
+    file.write_text(json.dumps(told, indent=0), "utf-8")
     line = 1 + file.read_text("utf-8").splitlines().index('"verify": {')
     complaint = r"verify: tokens: expected a pool of 125,000 tokens or more for subsets of 50,000, got about "
     with pytest.raises(SpecError, match=rf"stages\.yaml:{line}: .*{complaint}[2-9]\d,\d+; lower `tokens:`"):

@@ -18,11 +18,25 @@ from tamis.models.tokenizer import Tokenizer
 from tamis.steps import Batch
 
 STREAM = "verify"
+MARGIN = 1.25  # documents dealt over the tokens wanted: `n_tokens` is an estimate, and subsets differ
+MOST = 0.5  # of the pool in one subset: larger ones are too much alike to tell anything
+ROWS = 18  # in a subset, as expected: with fewer than these, one in a million or more would hold less than one row
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
+
+
+def share_of(tokens: int, row_tokens: int, total: int, total_in_rows: int) -> float:
+    """The share of documents to deal to each subset so that it holds `tokens` tokens, and a row in all but 7e-7 cases.
+
+    total : tokens of the pool. total_in_rows : the same, of each document at most a row's. Above MOST only if the pool
+    is too small for `tokens`. Source of the second: Chernoff's bound for a sum of independent values in [0, 1] with
+    mean m, P(sum < 1) <= m exp(1 - m) (Mitzenmacher, Upfal, Probability and Computing, theorem 4.5), where m = ROWS.
+    """
+    wanted = MARGIN * tokens / max(1, total)
+    return max(wanted, min(MOST, MARGIN * ROWS * row_tokens / max(1, total_in_rows)))
 
 
 def scores_of(expressions: Sequence[str], batch: Batch) -> Float64:

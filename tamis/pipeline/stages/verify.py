@@ -24,11 +24,9 @@ from tamis.models.reference import ModelRef, OfModels, trained
 from tamis.models.sizes import Size, size, size_in
 from tamis.models.tokenizer import Tokenizer
 from tamis.pipeline.stages.reliability import judge_scores, refusals, told
-from tamis.pipeline.stages.subsets import Lottery, deal, first_documents, scores_of
+from tamis.pipeline.stages.subsets import MARGIN, MOST, Lottery, deal, first_documents, scores_of, share_of
 from tamis.steps import Batch, Documents, Fold, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
-MARGIN = 1.25  # documents dealt over the tokens wanted: `n_tokens` is an estimate, and subsets differ
-MOST = 0.5  # of the pool in one subset: larger ones are too much alike to tell anything
 BYTES_PER_TOKEN = 3.5  # of English text and the tokenizer that a run trains by default, about
 
 Told = Mapping[str, Any]
@@ -64,6 +62,7 @@ class Verify(OfModels):
     evaluate_bytes: Annotated[int, Field(gt=0)] = 200_000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
+    version: ClassVar[int] = 2
     seeded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -93,15 +92,22 @@ class Verify(OfModels):
     def notes(self) -> Sequence[str]:
         models, kind = self.subsets * self.seeds, f"from {self.start}" if self.start else f"size {self.size or 'tiny'}"
         cost = f"{models} models ({kind}), {self.tokens:,} tokens each, {models * self.tokens:,} in all"
-        return (f"trains {cost}; `tamis check` says how long that takes here",)
+        return (f"trains {cost}",)
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Of a pool that is large enough for its subsets."""
+        return round(MARGIN * self.tokens / MOST)
 
     def steps(self, pool: Pool) -> Steps:
         start = None if self.start is None else (yield from trained(self.start))
         tokenizer = (yield Use("tokens"))["folder"] if start is None else start["folder"]
         narrow = tuple(dict.fromkeys(("n_tokens", *self._columns)))
-        total = int((yield Fold(narrow, self._tokens_of))["tokens"])
+        row_tokens = self._size(start).row_tokens
+        found = yield Fold(narrow, partial(self._tokens_of, row_tokens))
+        total = (int(found["tokens"]), int(found["tokens_in_rows"]))
         gather = partial(self._deal, pool, total, tokenizer, start)
-        pretend = partial(self._time, tokenizer, start)
+        pretend = partial(self._time, pool, tokenizer, start)
         dealt = yield Train("subsets", self.reads, gather, over=(self.target,), gpu=False, pretend=pretend)
         measured = yield self._trainings(pool, dealt, tokenizer, start)
         judge = partial(self._judge, pool, dealt, [each["folder"] for each in measured])
@@ -129,23 +135,27 @@ class Verify(OfModels):
             for subset, seed in runs
         ]
 
-    def _tokens_of(self, batch: Batch) -> Summary:
+    def _tokens_of(self, row_tokens: int, batch: Batch) -> Summary:
+        """Tokens of the documents with scores, and those of them that would be left if none had more than a row."""
         tokens = pc.fill_null(batch["n_tokens"], 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        scored = ~np.isnan(scores_of(self.score, batch)).any(axis=0)
-        return {"tokens": np.array(tokens[scored].sum(), np.int64)}
+        tokens = tokens[~np.isnan(scores_of(self.score, batch)).any(axis=0)]
+        in_rows = np.minimum(tokens, row_tokens)
+        return {"tokens": np.array(tokens.sum(), np.int64), "tokens_in_rows": np.array(in_rows.sum(), np.int64)}
 
     def _size(self, start: Told | None) -> Size:
         return size(self.size or "tiny") if start is None else size_in(Path(start["folder"]))
 
-    def _deal(self, pool: Pool, total: int, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
+    def _deal(
+        self, pool: Pool, total: tuple[int, int], tokenizer: str, start: Told | None, workshop: Workshop
+    ) -> dict[str, Any]:
         """Every subset's rows and prediction, and the target's tokens, from one reading of the pool."""
-        share = MARGIN * self.tokens / max(1, total)
+        encoder, row_tokens = Tokenizer.load(Path(tokenizer)), self._size(start).row_tokens
+        share = share_of(self.tokens, row_tokens, *total)
         if share > MOST:
             raise ContractError(
-                f"{pool.name}: expected a pool of {MARGIN * self.tokens / MOST:,.0f} scored tokens or more for subsets "
-                f"of {self.tokens:,}, got {total:,}; lower `tokens:`"
+                f"{pool.name}: expected a pool of {self.fewest_tokens:,} scored tokens or more for subsets "
+                f"of {self.tokens:,}, got {total[0]:,}; lower `tokens:`"
             )
-        encoder, row_tokens = Tokenizer.load(Path(tokenizer)), self._size(start).row_tokens
         dealt = deal(
             workshop.documents(columns=self.reads), self.score, Lottery(pool.seed, self.subsets, share), encoder
         )
@@ -155,18 +165,22 @@ class Verify(OfModels):
             if not len(subset.rows):
                 raise ContractError(
                     f"{pool.name}: expected a row of {row_tokens} tokens or more in every subset, got none in subset "
-                    f"{number}; raise `tokens:`"
+                    f"{number} of a pool of {total[0]:,}; give it more documents, or a smaller `size:`"
                 )
             np.save(workshop.folder / f"rows-{number:04d}.npy", subset.rows)
             held = len(subset.rows) * row_tokens
             told = {"predicted": subset.predicted.tolist(), "documents": subset.documents, "tokens": held}
             subsets.append(told)
-        texts = first_documents(workshop.documents(self.target), pool.seed, self.evaluate_bytes)
-        ids, offsets = encoder.encode(texts)
-        if not len(ids):
-            raise ContractError(f"{pool.name}: expected a target with text in it, got none; check its paths")
+        ids, offsets = encoder.encode(self._target(pool, workshop))
         np.savez(workshop.folder / "target.npz", ids=ids, offsets=offsets)
-        return {"subsets": subsets, "target_documents": len(texts), "target_tokens": len(ids)}
+        return {"subsets": subsets, "target_documents": len(offsets) - 1, "target_tokens": len(ids)}
+
+    def _target(self, pool: Pool, workshop: Workshop) -> list[str]:
+        """Texts of the target to measure losses on. Raises ContractError if there is none."""
+        texts = first_documents(workshop.documents(self.target), pool.seed, self.evaluate_bytes)
+        if not texts:
+            raise ContractError(f"{pool.name}: target: expected documents with text, got none; check its paths")
+        return texts
 
     def _train(
         self,
@@ -233,12 +247,12 @@ class Verify(OfModels):
         }
         return {**found, "refusals": refusals(found)}
 
-    def _time(self, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
-        """How long one training and the reading of the target will take: `seconds`."""
+    def _time(self, pool: Pool, tokenizer: str, start: Told | None, workshop: Workshop) -> dict[str, Any]:
+        """How long one training and the reading of the target will take: `seconds`. Raises ContractError as `_deal`."""
         from tamis.models.device import choose
         from tamis.models.flops import seconds_to_train
 
-        del workshop
+        self._target(pool, workshop)
         shape, vocabulary = self._size(start), Tokenizer.load(Path(tokenizer)).vocab_size
         device = choose(shape.width)
         with device.alone():
