@@ -203,6 +203,7 @@ class _Bench:
 
     folder: Path
     inline: Inline
+    share: float = 1.0
 
     def documents(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
         yield from self.inline.batches(over, columns)

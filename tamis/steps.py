@@ -220,6 +220,11 @@ class Workshop(Protocol):
     @property
     def folder(self) -> Path: ...
 
+    @property
+    def share(self) -> float:
+        """How much of the pool `documents` reads: 1; less in `tamis check`, on a large corpus."""
+        ...
+
     def documents(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
         """Batches of the pool (in shard order) or of other documents, with the step's columns."""
         ...
@@ -317,7 +322,8 @@ class Component(ABC):
     def objections(self, others: Mapping[str, Component]) -> Sequence[str]:
         """What it needs of stages before it, here by their names, and does not get: `option: expected …, got …; do …`.
 
-        They are asked for when the specification is read, before anything runs.
+        They are asked for when the specification is read, before anything runs, and before it is known whether there
+        are stages of the names that it `uses`.
         """
         del others
         return ()

@@ -36,7 +36,7 @@ FILES: Mapping[str, Callable[[str, int], str]] = {
 class Executor:
     """Runs passes and training on the workers, and enters every receipt in the ledger."""
 
-    pretends = False  # whether a training that can pretend does
+    pretends_on: float | None = None  # the share of the pool that trainings which can pretend do so on; None trains
 
     def __init__(self, run: Path, workers: Workers, ledger: Ledger, progress: Progress, pool: CorpusRef) -> None:
         self.run, self._workers, self._ledger, self._progress, self._pool = run, workers, ledger, progress, pool
@@ -220,7 +220,7 @@ class Executor:
             assert isinstance(step, Train)
             beside = tuple((key, beside_file(key)) for key in map(documents_key, step.over))
             label = f"{job.work.program.name}: {step.label}"
-            arguments = (str(self.run), path, position, beside, inputs, self.pretends)
+            arguments = (str(self.run), path, position, beside, inputs, self.pretends_on)
             tasks.append(Task(run_train, arguments, label, gpu=step.gpu))
             jobs[job.work.key] = job
         failures: list[Failure] = []

@@ -6,17 +6,18 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tamis import ingest
 from tamis.corpus import Shard, publish, read_batches
-from tamis.errors import SpecError
-from tamis.ingest import is_parquet
+from tamis.errors import ContractError, RunFailedError, SpecError
 from tamis.pipeline.documents import Desk, Prepared, first_of, prepare
 from tamis.pipeline.execute import Executor
 from tamis.pipeline.ledger import Ledger
@@ -26,7 +27,8 @@ from tamis.pipeline.program import ProgramSpec, Ref, digest_of
 from tamis.pipeline.progress import Progress, human_bytes
 from tamis.pipeline.run import Driver
 from tamis.pipeline.spec import CorpusSpec, Spec
-from tamis.pipeline.work import PassSpec
+from tamis.pipeline.stages.verify import Verify
+from tamis.pipeline.work import Failure, PassSpec
 from tamis.pipeline.workers import Serial
 from tamis.steps import Publish, Train
 
@@ -34,6 +36,7 @@ SAMPLE_BYTES = 2 << 20
 SAMPLE_ROWS = 1000
 TOLD = 8  # trainings of one stage in a row that are told one by one
 TIMED = 3  # repetitions of a pass over the sample, the fastest counts
+ROUGHLY = 2.0  # the whole corpus may have so many times the tokens that a sample of it lets expect
 
 
 def rehearse(spec: Spec) -> str:
@@ -47,17 +50,20 @@ def rehearse(spec: Spec) -> str:
         with Ledger(survey, write=True) as ledger:
             corpus = spec.corpus
             try:
-                in_place = is_parquet(first_of(corpus.paths))
+                in_place = ingest.is_parquet(first_of(corpus.paths))
                 desk = Desk(survey, Serial(), ledger, corpus.shard_bytes, None if in_place else 1, digest=False)
                 pool = prepare("pool", corpus.paths, corpus.fields, desk)
             except SpecError as error:
                 raise spec.fail(corpus.line, f"corpus: {error}") from error
-        small, share = _small_corpus(pool, spec, root)
-        programs = tuple(_scaled(program, share) for program in spec.programs)
+        read = 1.0 if in_place else _share_converted(pool, spec)
+        sample = _sample(pool, read)
+        small = _small_corpus(pool, sample, spec, root)
+        programs = tuple(_scaled(program, sample.share) for program in spec.programs)
         rehearsed = replace(spec, corpus=small, programs=programs)
-        driver = _Rehearsal(rehearsed, root / "run", Serial(), Progress(quiet=True))
+        driver = _Rehearsal(rehearsed, root / "run", sample.share)
         driver.drive()
-        return _told(spec, pool, driver, partial=not in_place)
+        _check_pool(spec, sample, driver)
+        return _told(spec, pool, driver, partial=read < 1)
 
 
 def _scaled(program: ProgramSpec, share: float) -> ProgramSpec:
@@ -67,38 +73,83 @@ def _scaled(program: ProgramSpec, share: float) -> ProgramSpec:
     return replace(program, options=json.dumps({**options, **budgets}, sort_keys=True))
 
 
-def _small_corpus(pool: Prepared, spec: Spec, root: Path) -> tuple[CorpusSpec, float]:
-    """A Parquet file with the first documents of the corpus, under its own column names; their share of all bytes."""
+def _share_converted(pool: Prepared, spec: Spec) -> float:
+    """The share of a corpus of JSON lines that its first shard is, as far as stored bytes tell."""
+    chunks = ingest.plan(ingest.expand(spec.corpus.paths), spec.corpus.shard_bytes)
+    in_shard = sum(shard.rows for shard in pool.shards) / max(1, pool.seen - pool.bad)
+    return min(1.0, in_shard) / len(chunks)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first documents of the corpus, under our column names, and their share of all of it."""
+
+    documents: pa.RecordBatch
+    share: float
+
+    @property
+    def bytes_in_all(self) -> float:
+        """UTF-8 bytes of text to expect of the whole corpus."""
+        text = self.documents.column("text").cast(pa.large_string())
+        return int(pc.sum(pc.binary_length(text)).as_py() or 0) / self.share
+
+
+def _sample(pool: Prepared, read: float) -> _Sample:
+    """Documents of one shard. read : the share of the corpus that `pool` is."""
     shard = max(pool.shards[:8], key=lambda each: each.rows)
     columns = [name for name in pool.columns if name != "row"]
     rows = max(1, min(SAMPLE_ROWS, SAMPLE_BYTES * shard.rows // max(1, shard.bytes)))
     batch, _ = next(iter(read_batches(shard, pool.ref.fields, columns, rows)))
+    share = read * batch.num_rows / max(1, sum(each.rows for each in pool.shards))
+    return _Sample(batch, share or 1.0)
+
+
+def _small_corpus(pool: Prepared, sample: _Sample, spec: Spec, root: Path) -> CorpusSpec:
+    """A Parquet file with the documents of the sample, under the corpus' own column names."""
     fields = pool.ref.fields
     back = {"text": fields.text, "doc_id": fields.id, "source": fields.source}
-    table = pa.Table.from_batches([batch]).rename_columns([back.get(name, name) for name in columns])
-    pq.write_table(table, root / "sample.parquet")
-    share = batch.num_rows / max(1, sum(each.rows for each in pool.shards))
+    table = pa.Table.from_batches([sample.documents])
+    pq.write_table(table.rename_columns([back.get(name, name) for name in table.column_names]), root / "sample.parquet")
     small = replace(spec.corpus, paths=(str(root / "sample.parquet"),), fields=fields, max_bad_fraction=1.0)
-    return replace(small, on_bad_record="quarantine"), share
+    return replace(small, on_bad_record="quarantine")
+
+
+def _check_pool(spec: Spec, sample: _Sample, driver: _Rehearsal) -> None:
+    """Raises SpecError for a stage that the whole corpus is too small for, whatever its `where:` leaves of it."""
+    for program in spec.programs:
+        built = program.build()
+        if not isinstance(built, Verify):
+            continue
+        tokens = sample.bytes_in_all / driver.bytes_per_token
+        if tokens * (ROUGHLY if sample.share < 1 else 1.0) < built.fewest_tokens:
+            raise spec.fail(
+                program.line,
+                f"{program.label}: tokens: expected a pool of {built.fewest_tokens:,} tokens or more for subsets of "
+                f"{built.tokens:,}, got about {tokens:,.0f}; lower `tokens:`",
+            )
 
 
 class _Rehearsal(Driver):
-    """A driver whose executor pretends to train, and times the passes that read text."""
+    """A driver whose executor pretends to train, and times the passes that read text. share : of the corpus."""
+
+    def __init__(self, spec: Spec, run: Path, share: float) -> None:
+        super().__init__(spec, run, Serial(), Progress(quiet=True))
+        self.share = share
+        self.told: list[tuple[str, str, float]] = []  # what, kind, seconds per byte of text
+        self.bytes_per_token = float("nan")  # of the run's tokenizer, once there is one
 
     def executor(self) -> Executor:
-        self.told: list[tuple[str, str, float]] = []  # what, kind, seconds per byte of text
-        return _Pretender(self.run, self.workers, self.ledger, self.progress, self.pool.ref, self.told)
+        return _Pretender(self)
 
     def _publish(self, stage: Stage, found: Publish) -> None:
         """A sample says nothing about the corpus: what is found in it is not told, and stops nothing."""
 
 
 class _Pretender(Executor):
-    pretends = True
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments[:-1])
-        self._told: list[tuple[str, str, float]] = arguments[-1]
+    def __init__(self, rehearsal: _Rehearsal) -> None:
+        super().__init__(rehearsal.run, rehearsal.workers, rehearsal.ledger, rehearsal.progress, rehearsal.pool.ref)
+        self.pretends_on = rehearsal.share
+        self._rehearsal, self._told = rehearsal, rehearsal.told
 
     def read(self, work: Pass) -> None:
         super().read(work)
@@ -126,10 +177,21 @@ class _Pretender(Executor):
                 yield job, Ref("train", job.work.folder, digest_of(step.pretend))
             else:
                 real.append(job)
-        if real:
-            for job, ref in super().train(Trains(tuple(real)), shards):
-                self._say(job, json.loads((self.run / ref.path / "result.json").read_text(encoding="utf-8")))
-                yield job, ref
+        for job in real:
+            try:
+                ((_, ref),) = super().train(Trains((job,)), shards)
+            except RunFailedError as error:
+                raise self._rehearsal.spec.fail(job.work.program.line, str(error)) from error
+            result = json.loads((self.run / ref.path / "result.json").read_text(encoding="utf-8"))
+            self._say(job, result)
+            self._rehearsal.bytes_per_token = result.get("bytes_per_token", self._rehearsal.bytes_per_token)
+            yield job, ref
+
+    def _failed(self, failures: Sequence[Failure]) -> RunFailedError:
+        """What failed, without the folder that goes with the rehearsal; a promise that was broken says where itself."""
+        first = failures[0]
+        said = first.error.removeprefix(f"{ContractError.__name__}: ")
+        return RunFailedError(said if said != first.error else f"{first.label}: {first.error}")
 
     def _say(self, job: Job, result: Mapping[str, Any]) -> None:
         assert isinstance(job.step, Train)
@@ -154,7 +216,7 @@ def _told(spec: Spec, pool: Prepared, driver: _Rehearsal, *, partial: bool) -> s
     """Partial : the pool is only a first part of the corpus, because the rest is not converted yet."""
     rows, size = sum(shard.rows for shard in pool.shards), sum(shard.bytes for shard in pool.shards)
     corpus = f"{rows:,} documents in {len(pool.shards)} shards, {human_bytes(size)}"
-    part = " (the first shard of JSON lines; the figures below are for it alone)" if partial else ""
+    part = " (the first shard of JSON lines; what is said of passes is for it alone)" if partial else ""
     lines = [f"{spec.file}: {len(spec.programs)} programs over {corpus}{part}", *pool.notes, "", "columns"]
     columns = [
         (name, kind, each.label) for each in spec.programs for name, kind in each.build().columns(each.name).items()

@@ -25,13 +25,14 @@ from tamis.steps import Batch, Documents, Train
 
 @dataclass(frozen=True)
 class RunWorkshop:
-    """The folder of one Train step, and the documents that it may read."""
+    """The folder of one Train step, and the documents that it may read: the share `share` of the pool asked about."""
 
     folder: Path
     run: Path
     pool: CorpusRef
     work: Work
     beside: Mapping[str, CorpusRef]
+    share: float = 1.0
 
     def documents(self, over: Documents | None = None, columns: Sequence[str] = ()) -> Iterator[Batch]:
         """Batches of usable documents, in shard order: the pool's, with columns of `reads`, or others'."""
@@ -62,9 +63,17 @@ class RunWorkshop:
 
 
 def run_train(
-    run: str, pass_path: str, index: int, beside: tuple[tuple[str, str], ...], input_digest: str, pretends: bool = False
+    run: str,
+    pass_path: str,
+    index: int,
+    beside: tuple[tuple[str, str], ...],
+    input_digest: str,
+    pretends_on: float | None = None,
 ) -> list[Receipt | Failure]:
-    """One task: a Train step, or what it has for a pretence. Its folder is a result once `result.json` is in it."""
+    """One task: a Train step, or what it has for a pretence. Its folder is a result once `result.json` is in it.
+
+    pretends_on : the share of the pool that is played through; None trains.
+    """
     root = Path(run)
     spec = load_pass(str(root / pass_path))
     work = spec.works[index]
@@ -75,8 +84,9 @@ def run_train(
     corpora = {key: CorpusRef.from_json(json.loads((root / path).read_text(encoding="utf-8"))) for key, path in beside}
     began = time.perf_counter()
     try:
-        train = step.pretend if pretends and callable(step.pretend) else step.train
-        result = train(RunWorkshop(folder, root, spec.corpus, work, corpora))
+        train = step.pretend if pretends_on is not None and callable(step.pretend) else step.train
+        share = 1.0 if pretends_on is None else pretends_on
+        result = train(RunWorkshop(folder, root, spec.corpus, work, corpora, share))
     except TamisError:
         raise
     except Exception as error:  # noqa: BLE001 - the driver names the step

@@ -17,8 +17,8 @@ from tamis import seeds
 from tamis.errors import RunFailedError, SpecError
 from tamis.kernels.arrow import text_of
 from tamis.kernels.exact import exact_keys
-from tamis.models import loop
-from tamis.models.tokenizer import Tokenizer
+from tamis.models import flops, loop
+from tamis.models.tokenizer import Tokenizer, train_tokenizer
 from tamis.pipeline.rehearsal import rehearse
 from tamis.pipeline.spec import load_spec
 from tamis.pipeline.training import RunWorkshop
@@ -279,8 +279,14 @@ def test_mistakes_are_refused_at_their_line(corpus, tmp_path, stage, message):
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"on": SLICE, "where": "n_bytes > 10000000"}, "m0: expected a row of 128 tokens or more to train on, got 0;"),
-        ({"on": SLICE, "tokens": 100}, "m0: expected a row of 128 tokens or more to train on, got 100; give it more"),
+        (
+            {"on": SLICE, "where": "n_bytes > 10000000"},
+            "m0: expected a row of 128 tokens or more to train on, got 0; give it more text, or a wider `where:`",
+        ),
+        (
+            {"on": SLICE, "tokens": 100},
+            "m0: expected a row of 128 tokens or more to train on, got 100; raise its tokens",
+        ),
         ({"on": SLICE, "prune": {}, "tokens": 3_000}, "prune: expected 2 epochs or more"),
     ],
 )
@@ -289,18 +295,71 @@ def test_what_only_a_run_can_know_stops_it_with_a_reason(run_spec, corpus, tmp_p
         run_spec(specification(corpus, stage), tmp_path)
 
 
+def told_of_slices(ran):
+    return [line for line in ran.lines if "expected a slice" in line]
+
+
+def test_a_slice_that_is_short_is_told_with_the_epochs_that_makes(run_spec, write_corpus, tmp_path):
+    table = pa.table({"id": [f"d{i}" for i in range(40)], "text": [f"word {i} and others" * 9 for i in range(40)]})
+    slices = [{"on": {"random": {"tokens": 9_000}}, **more} for more in ({"tokens": 300}, {}, {"epochs": 1.5})]
+    ran = run_spec(specification(write_corpus(tmp_path / "pool", table), *slices), tmp_path)
+    held = int((np.diff(tokenizer_of(ran).encode(table["text"].to_pylist())[1]) + 1).sum())
+    assert 300 < held < 9_000
+    start = f"expected a slice of 9,000 tokens, all documents together have {held:,}; trains on"
+    assert told_of_slices(ran) == [
+        f"m1: {start} {held:,}, 1 epoch of these",
+        f"m2: {start} {int(1.5 * held):,}, 1.5 epochs of these",
+    ]
+    found = json.loads((ran.folder / "findings" / "m2.json").read_text("utf-8"))
+    assert found == {"wanted_tokens": 9_000, "tokens": held, "documents": 40, "epochs": int(1.5 * held) / held}
+    assert json.loads((ran.folder / "findings" / "m0.json").read_text("utf-8"))["tokens"] == 300
+
+
+def test_a_slice_that_has_its_tokens_is_not_told(ran):
+    assert told_of_slices(ran) == []
+
+
+def seconds_in(told, name):
+    (line,) = [line for line in told.splitlines() if f"{name}: model" in line]
+    return int(line.split("about ")[1].split(" ")[0].replace(",", ""))
+
+
 def test_a_check_trains_nothing_and_tells_what_it_would_take(corpus, target, tmp_path, monkeypatch):
     def never(*_arguments):
         raise AssertionError
 
     monkeypatch.setattr(loop.Loop, "run", never)
-    stages = ({"on": {"random": {"tokens": 50_000_000}}, "keep": 2}, {"on": str(target), "from": "m0"})
+    stages = ({"on": SLICE, "tokens": 50_000_000, "keep": 2}, {"on": str(target), "from": "m0"})
     (tmp_path / "stages.yaml").write_text(json.dumps(specification(corpus, *stages)))
     told = rehearse(load_spec(tmp_path / "stages.yaml"))
-    (line,) = [line for line in told.splitlines() if "m0: model" in line]
-    seconds = int(line.split("about ")[1].split(" ")[0].replace(",", ""))
-    assert 200 < seconds < 200_000, line  # 50M tokens of `tiny`, at 2,500 to 250,000 tokens a second
+    assert 200 < seconds_in(told, "m0") < 200_000  # 50M tokens of `tiny`, at 2,500 to 250,000 tokens a second
     assert not list(Path(tmp_path).glob("run/**/model.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "json lines"])
+def test_an_estimate_ends_with_the_pool_of_which_a_check_reads_a_part(write_corpus, tmp_path, monkeypatch, kind):
+    """6,000 documents of ten tokens or more, of which it reads 1,000 (in six chunks of JSON lines, of one)."""
+    monkeypatch.setattr(flops, "seconds_to_train", lambda shape, vocabulary, recipe, device: recipe.tokens)
+    texts = [f"{number} sieves and drums and rivers and garden gates" for number in range(6_000)]
+    table = pa.table({"id": [f"d{i}" for i in range(6_000)], "text": texts})
+    corpus = {"paths": str(tmp_path / "pool")}
+    if kind == "parquet":
+        write_corpus(tmp_path / "pool", table)
+    else:
+        (tmp_path / "pool").mkdir()
+        lines = "".join(json.dumps(row) + "\n" for row in table.to_pylist())
+        (tmp_path / "pool" / "all.jsonl").write_text(lines, "utf-8")
+        corpus["shard_bytes"] = -(-len(lines) // 6)
+    arm = {"select": {"name": "half", "by": "sample", "budget_documents": 3_000}}
+    slices = [{"on": {"random": {"tokens": tokens}}, "epochs": 2.0} for tokens in (10**9, 5_000)]
+    written = specification("", *slices, arm, {"on": {"arm": "half"}})
+    (tmp_path / "stages.yaml").write_text(json.dumps({**written, "corpus": corpus}))
+    told = rehearse(load_spec(tmp_path / "stages.yaml"))
+    train_tokenizer(texts[:1_000], 400, tmp_path / "tokenizer")
+    held = int((np.diff(Tokenizer.load(tmp_path / "tokenizer").encode(texts)[1]) + 1).sum())
+    assert seconds_in(told, "m0") == pytest.approx(2 * held, rel=0.1)
+    assert seconds_in(told, "m1") == 10_000
+    assert seconds_in(told, "m3") == pytest.approx(held / 2, rel=0.1)
 
 
 def test_a_check_does_not_stop_at_a_sample_without_a_row(run_spec, write_corpus, tmp_path):

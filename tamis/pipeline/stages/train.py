@@ -26,7 +26,7 @@ from tamis.models.rows import Chosen, Drawn, draw
 from tamis.models.sizes import Size, size, size_in
 from tamis.models.tokenizer import Tokenizer
 from tamis.pipeline.stages.trained_on import On, OnArm, OnSlice, has_key, union
-from tamis.steps import Batch, Columns, Documents, Fold, Map, Pool, Steps, Summary, Train, Use, Workshop
+from tamis.steps import Batch, Columns, Documents, Fold, Map, Pool, Publish, Steps, Summary, Train, Use, Workshop
 
 MARGIN = 1.1  # documents drawn over the tokens wanted: `n_tokens` is an estimate
 SLICE = "slice"  # one stream for all models: a larger slice holds every smaller one
@@ -48,7 +48,7 @@ class TrainModel(OfModels):
     keep : how many models to keep along the way.
     compile : with torch.compile; by default in long runs on a GPU. processes : by default one per GPU that it sees.
     The mark is true for the documents of the pool that were trained on, and for those that have the words of one of
-    the documents beside the pool that were.
+    the documents beside the pool that were. findings/<name>.json says what a slice holds of what it was asked to hold.
     """
 
     on: On
@@ -119,12 +119,13 @@ class TrainModel(OfModels):
         rows = yield Train("rows", self.reads, gather, over=over, gpu=False, pretend=partial(gather, pretends=True))
         told = {"rows": rows["folder"], "tokens": int(self.tokens or self.epochs * rows["tokens"])}
         fit = partial(self._train, pool, told, tokenizer, start)
-        yield Train("model", (), fit, pretend=partial(self._pretend, told, tokenizer, start))
+        yield Train("model", (), fit, pretend=partial(self._pretend, rows["tokens"], tokenizer, start))
         last = np.uint64(rows["last_hash"])
         if isinstance(self.on, Documents):
             seen = yield Fold(("text",), partial(self._keys, pool, last), over=self.on, merge=union)
             return Map(("text",), self.columns(pool.name), partial(has_key, pool.name, seen["keys"]))
-        return Map(self._narrow, self.columns(pool.name), partial(self._was_drawn, pool, last))
+        found = self._found(pool, rows, told["tokens"]) if isinstance(self.on, OnSlice) else None
+        return Map(self._narrow, self.columns(pool.name), partial(self._was_drawn, pool, last), findings=found)
 
     @property
     def _most(self) -> int | None:
@@ -176,18 +177,20 @@ class TrainModel(OfModels):
         drawn = self._drawn(pool, share, encoder, workshop)
         have = _tokens_in(drawn)
         count = min(have, self._most or have) // row_tokens
-        if not count and pretends:  # a sample may hold less than a row
-            rows, last, count = np.zeros((1, row_tokens + 1), drawn.ids.dtype), 0, 1
+        if not count and pretends:  # a sample may hold less than a row, the corpus what is asked for
+            rows, last, have = np.zeros((1, row_tokens + 1), drawn.ids.dtype), 0, self._most or row_tokens
         elif not count:
+            few = self._most is not None and self._most < row_tokens
+            advice = "raise its tokens" if few else "give it more text, or a wider `where:` if it has one"
             raise ContractError(
                 f"{pool.name}: expected a row of {row_tokens} tokens or more to train on, "
-                f"got {min(have, self._most or have)}; give it more text, or raise its tokens"
+                f"got {min(have, self._most or have)}; {advice}"
             )
         else:
             drawn = drawn.first(count * row_tokens)
             rows, last = drawn.rows(row_tokens, encoder.end)[:count], int(drawn.hashes[drawn.order[-1]])
         np.save(workshop.folder / "rows.npy", rows)
-        tokens = min(have, self._most) if self._most else count * row_tokens
+        tokens = min(have, self._most) if self._most else len(rows) * row_tokens
         return {"tokens": tokens, "documents": int(drawn.uses[drawn.order].sum()), "last_hash": last}
 
     def _size(self, start: Mapping[str, Any] | None) -> Size:
@@ -220,7 +223,7 @@ class TrainModel(OfModels):
         return {f"_{name}" if name in TIMES else name: value for name, value in facts.items()}
 
     def _pretend(
-        self, told: Mapping[str, Any], tokenizer: str, start: Mapping[str, Any] | None, workshop: Workshop
+        self, held: int, tokenizer: str, start: Mapping[str, Any] | None, workshop: Workshop
     ) -> dict[str, Any]:
         """An untrained model of the same shape, and how long the training would take."""
         from tamis.models.build import build, save
@@ -229,8 +232,7 @@ class TrainModel(OfModels):
         from tamis.models.train import copy_tokenizer
 
         shape, vocabulary = self._size(start), Tokenizer.load(Path(tokenizer)).vocab_size
-        slice_tokens = self.on.random.tokens * self.epochs if isinstance(self.on, OnSlice) else 0  # not the sample's
-        tokens = int(self.tokens or slice_tokens or told["tokens"])
+        tokens = self._expected_tokens(held, workshop.share)
         recipe = self.method.plan(shape, tokens, continues=start is not None)
         save(build(shape, vocabulary, 0), workshop.folder)
         copy_tokenizer(Path(tokenizer), workshop.folder)
@@ -239,6 +241,27 @@ class TrainModel(OfModels):
             seconds = seconds_to_train(shape, vocabulary, recipe, device)
         kept = [{"folder": ".", "step": at + 1, "learning_rate": recipe.learning_rate} for at in range(self.keep)]
         return {"tokens": tokens, "checkpoints": kept, "_seconds": seconds}
+
+    def _expected_tokens(self, held: int, share: float) -> int:
+        """Training tokens of a run, if what it trains on holds `held` tokens in the share `share` of the pool."""
+        if self.tokens:
+            return self.tokens
+        whole = float(held) if isinstance(self.on, Documents) else held / share
+        if isinstance(self.on, OnSlice):
+            whole = min(whole, self.on.random.tokens)
+        return max(1, int(self.epochs * whole))
+
+    def _found(self, pool: Pool, rows: Mapping[str, Any], tokens: int) -> Publish:
+        """What the slice holds, at most as many tokens as are used; a line if that is less than was asked for."""
+        assert self._most is not None
+        epochs = tokens / rows["tokens"]
+        content = {"wanted_tokens": self._most, "epochs": epochs, **{key: rows[key] for key in ("tokens", "documents")}}
+        line = (
+            f"expected a slice of {self._most:,} tokens, all documents together have {rows['tokens']:,}; "
+            f"trains on {tokens:,}, {epochs:.3g} epoch{'' if epochs == 1 else 's'} of these"
+        )
+        short = rows["tokens"] < self._most
+        return Publish(f"findings/{pool.name}.json", content, (line,) if short else ())
 
     def _keys(self, pool: Pool, last: np.uint64, batch: Batch) -> Summary:
         """128 bits of the words of each document that was trained on and has any: uint64, (n, 2), sorted."""
