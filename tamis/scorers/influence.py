@@ -122,6 +122,10 @@ class Influence(OfModel, Scorer):
         if self.curvature == "identity":
             return Publish(f"findings/{pool.name}.json", content)
         line = f"the curvature ({self.curvature}) was measured on {told['sample_tokens']:,} tokens of the pool"
+        if not told["sample_tokens"]:
+            line = (
+                f"no document has text: nothing is scored, and no curvature ({self.curvature}) measured; see `where:`"
+            )
         return Publish(f"findings/{pool.name}.json", content, (line,))
 
     def _marks(self, model: Told) -> tuple[Told, ...]:
@@ -159,17 +163,14 @@ class Influence(OfModel, Scorer):
                 place = workshop.folder / mark["place"]
                 place.mkdir(exist_ok=True)
                 report = partial(_told, workshop, number, len(marks))
-                how = (self.curvature, self.damping)
+                how = (self.curvature if len(sample[0]) else "identity", self.damping)
                 compass = build_compass(_at(model, mark), sample, queries, *how, pool.seed, report)
                 compass.save(place)
                 facts = {key: value for key, value in compass.facts.items() if key != "ridges"}
         return {**facts, **self._needle}
 
     def _sample(self, pool: Pool, share: float, tokenizer: Tokenizer, workshop: Workshop) -> Encoded:
-        """Text that the curvature is measured on: all there is, if that is less than is asked for; none for identity.
-
-        Raises ContractError if one is needed, and the pool has no text.
-        """
+        """Text that the curvature is measured on: all there is, if that is less than is asked for; none for identity."""
         batches: Callable[[], Iterator[Batch]] = partial(workshop.documents, columns=("doc_id", "text"))
         if self.curvature == "identity":
             return first((), partial(_of_pool, pool.seed, share), tokenizer, self.sample_tokens)
@@ -178,17 +179,13 @@ class Influence(OfModel, Scorer):
             if share >= 1 or len(ids) + len(offsets) - 1 >= self.sample_tokens:
                 break
             share = min(1.0, MORE * share)  # documents may be much longer than the sample
-        if not len(ids):
-            raise ContractError(
-                f"{pool.name}: expected text in the pool to measure the curvature ({self.curvature}) on, got none; "
-                "let more documents through `where:`, or say `curvature: identity`"
-            )
         return ids, offsets
 
     @property
     def _needle(self) -> dict[str, Any]:
         """What others have to know to ask the compass about documents of their own."""
-        return {"model": self.model, "most_tokens": self.most_tokens, "checkpoints": self.checkpoints}
+        known = {"model": self.model, "most_tokens": self.most_tokens, "checkpoints": self.checkpoints}
+        return {**known, "wanted": self.curvature}
 
     def _pretend(
         self, folder: str, marks: Sequence[Told], pool_bytes: int, aimed: int, workshop: Workshop
@@ -211,7 +208,7 @@ class Influence(OfModel, Scorer):
         sample = min(self.sample_tokens, int(pool_bytes / workshop.share / BYTES_PER_TOKEN))
         passes = PASSES[self.curvature] * sample + aimed
         seconds = (time.perf_counter() - began) / tokens * passes * len(marks)
-        return {"sample_tokens": sample, **self._needle, "_seconds": seconds}
+        return {"sample_tokens": sample, "curvature": self.curvature, **self._needle, "_seconds": seconds}
 
     def _score(self, folder: str, marks: Sequence[Told], compasses: str, batch: Batch) -> Scores:
         from tamis.models.influence import compass_in

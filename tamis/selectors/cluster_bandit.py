@@ -259,6 +259,8 @@ class ClusterBandit(Selector):
         made = yield Use(stage)
         if made["checkpoints"] > 1:
             raise ContractError(_many_checkpoints(made["checkpoints"], stage))
+        if made["curvature"] != made["wanted"]:
+            raise ContractError(_no_curvature(made["wanted"], stage))
         model = yield from trained(made["model"])
         return partial(_influence, model["folder"], made["folder"], made["most_tokens"], self.target)
 
@@ -289,6 +291,11 @@ def _few_pulls(clusters: int, most_pulls: int) -> str:
 def _many_checkpoints(checkpoints: int, stage: str) -> str:
     expected = f"expected a stage with one checkpoint, got {checkpoints} of {stage}"
     return f"influence: {expected}; give the bandit a stage of its own"
+
+
+def _no_curvature(wanted: str, stage: str) -> str:
+    expected = f"expected a stage that measured its curvature ({wanted}) on documents of the pool"
+    return f"influence: {expected}, got none that {stage} could read; let more through its `where:`"
 
 
 def _ending(target: str | None) -> str:

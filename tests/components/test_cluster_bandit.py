@@ -346,7 +346,8 @@ def compass(language_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compass")
     model = str(language_models["conditional"])
     random_compass(language_model(model), ("_north", "_south")).save(folder)
-    return {"folder": str(folder), "model": model, "most_tokens": 24, "checkpoints": 1}
+    how = {"curvature": "ekfac", "wanted": "ekfac"}
+    return {"folder": str(folder), "model": model, "most_tokens": 24, "checkpoints": 1, **how}
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +414,14 @@ def test_a_stage_of_several_checkpoints_is_refused(compass, texts):
     with (
         pytest.raises(ContractError, match="expected a stage with one checkpoint, got 2 of compass"),
         WithCompass(pool_of(texts=texts), {**compass, "checkpoints": 2}) as inline,
+    ):
+        inline.run(bandit(**INFLUENCE), Pool("arm", 5))
+
+
+def test_a_stage_that_measured_no_curvature_is_refused(compass, texts):
+    with (
+        pytest.raises(ContractError, match=r"expected a stage that measured its curvature \(ekfac\) .*, got none that"),
+        WithCompass(pool_of(texts=texts), {**compass, "curvature": "identity", "wanted": "ekfac"}) as inline,
     ):
         inline.run(bandit(**INFLUENCE), Pool("arm", 5))
 

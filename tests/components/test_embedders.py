@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -187,8 +188,10 @@ def test_a_document_without_tokens_is_the_zero_vector(tiny_model):
     assert np.linalg.norm(vectors[3]) == pytest.approx(1, abs=HALF)
 
 
-def test_windows_that_run_together_are_near_those_alone(tiny_model):
+def test_windows_that_run_together_are_near_those_alone(tiny_model, monkeypatch):
     """As on a GPU: padded to the longest, sorted by length, within a budget of tokens."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _name: SimpleNamespace(total_memory=80 << 30))
     from tamis.models.device import Device
     from tamis.models.sentences import SentenceModel, load_sentence_model
 
