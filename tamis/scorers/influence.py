@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tamis import seeds
-from tamis.errors import ContractError, SpecError
+from tamis.errors import SpecError
 from tamis.models.queries import BYTES_PER_TOKEN, Target, by_ending, encoded, expected_tokens, first, named, sizes
 from tamis.models.reference import OfModel, checkpoints_kept, checkpoints_of, trained
 from tamis.models.rows import Chosen
@@ -170,7 +170,7 @@ class Influence(OfModel, Scorer):
         return {**facts, **self._needle}
 
     def _sample(self, pool: Pool, share: float, tokenizer: Tokenizer, workshop: Workshop) -> Encoded:
-        """Text that the curvature is measured on: all there is, if that is less than is asked for; none for identity."""
+        """Text that the curvature is measured on: all there is, if that is less than asked for; none for identity."""
         batches: Callable[[], Iterator[Batch]] = partial(workshop.documents, columns=("doc_id", "text"))
         if self.curvature == "identity":
             return first((), partial(_of_pool, pool.seed, share), tokenizer, self.sample_tokens)
