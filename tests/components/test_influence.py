@@ -184,7 +184,7 @@ def test_queries_are_the_same_in_any_order_and_batches(folder):
 def test_in_a_pool_without_text_nothing_is_scored_and_that_is_said(options, how):
     findings, table = found_out(["", ""], **options, curvature=how)
     assert table["influence"].to_pylist() == [None, None]
-    expected = f"no document has text: nothing is scored, no curvature ({how}) measured; see `where:`"
+    expected = f"no document has text: nothing is scored, and no curvature ({how}) measured; see `where:`"
     assert list(findings.lines) == ([] if how == "identity" else [expected])
 
 
