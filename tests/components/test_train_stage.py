@@ -21,6 +21,7 @@ from tamis.models import flops, loop
 from tamis.models.tokenizer import Tokenizer, train_tokenizer
 from tamis.pipeline.rehearsal import rehearse
 from tamis.pipeline.spec import load_spec
+from tamis.pipeline.stages.train import TrainModel
 from tamis.pipeline.training import RunWorkshop
 from tamis.steps import Batch
 
@@ -338,8 +339,19 @@ def test_a_check_trains_nothing_and_tells_what_it_would_take(corpus, target, tmp
 
 @pytest.mark.parametrize("kind", ["parquet", "json lines"])
 def test_an_estimate_ends_with_the_pool_of_which_a_check_reads_a_part(write_corpus, tmp_path, monkeypatch, kind):
-    """6,000 documents of ten tokens or more, of which it reads 1,000 (in six chunks of JSON lines, of one)."""
+    """6,000 documents of ten tokens or more, of which it reads 1,000 (in six chunks of JSON lines, of one).
+
+    As large a share of them is marked as will be of the pool: what passes over the others will take is told from it.
+    """
     monkeypatch.setattr(flops, "seconds_to_train", lambda shape, vocabulary, recipe, device: recipe.tokens)
+    marked, was_drawn = {}, TrainModel._was_drawn
+
+    def noted(self, pool, last, batch):
+        columns = was_drawn(self, pool, last, batch)
+        marked[pool.name] = columns[f"in_training_{pool.name}"].mean()
+        return columns
+
+    monkeypatch.setattr(TrainModel, "_was_drawn", noted)
     texts = [f"{number} sieves and drums and rivers and garden gates" for number in range(6_000)]
     table = pa.table({"id": [f"d{i}" for i in range(6_000)], "text": texts})
     corpus = {"paths": str(tmp_path / "pool")}
@@ -360,6 +372,11 @@ def test_an_estimate_ends_with_the_pool_of_which_a_check_reads_a_part(write_corp
     assert seconds_in(told, "m0") == pytest.approx(2 * held, rel=0.1)
     assert seconds_in(told, "m1") == 10_000
     assert seconds_in(told, "m3") == pytest.approx(held / 2, rel=0.1)
+    assert marked == {
+        "m0": pytest.approx(1, rel=0.03),  # what does not fill a row is left out
+        "m1": pytest.approx(5_000 / held, rel=0.1),
+        "m3": pytest.approx(0.5, rel=0.1),
+    }
 
 
 def test_a_check_does_not_stop_at_a_sample_without_a_row(run_spec, write_corpus, tmp_path):

@@ -189,6 +189,9 @@ class TrainModel(OfModels):
         else:
             drawn = drawn.first(count * row_tokens)
             rows, last = drawn.rows(row_tokens, encoder.end)[:count], int(drawn.hashes[drawn.order[-1]])
+            if pretends and self._most and not isinstance(self.on, Documents):
+                marked = drawn.first(int(self._most * workshop.share))  # as large a part of the sample as of the pool
+                last = int(marked.hashes[marked.order[-1]])
         np.save(workshop.folder / "rows.npy", rows)
         tokens = min(have, self._most) if self._most else len(rows) * row_tokens
         return {"tokens": tokens, "documents": int(drawn.uses[drawn.order].sum()), "last_hash": last}
