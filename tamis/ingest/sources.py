@@ -41,7 +41,7 @@ def expand(paths: Sequence[str]) -> list[SourceFile]:
     for path in paths:
         matches = dict(_matches(path))
         if not matches:
-            raise ContractError(f"corpus paths: {path!r} was to name document files, matches none; {_nearby(path)}")
+            raise ContractError(f"paths: expected files of documents at {path!r}, got none; {_nearby(path)}")
         found.update(matches)
     urls = sorted(found)
     shared = _shared_parts(urls)

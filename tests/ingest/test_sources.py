@@ -93,7 +93,7 @@ def test_stores_can_be_mixed(corpus, memory):
 
 @pytest.mark.parametrize("path", ["*.json", "nowhere", "nowhere/*.json", "b/*.jsonl"])
 def test_matching_nothing_says_what_there_is(corpus, path):
-    with pytest.raises(ContractError, match=r"matches none; .*/corpus(/b)? holds \d+ entries: ") as caught:
+    with pytest.raises(ContractError, match=r"got none; .*/corpus(/b)? holds \d+ entries: ") as caught:
         expand([f"{corpus}/{path}"])
     assert path in str(caught.value)
 
