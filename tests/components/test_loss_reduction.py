@@ -264,14 +264,14 @@ def test_held_out_target_documents_gain_and_others_do_not(run_spec, shared, tmp_
     """Prior on the pool, conditional on from it with biomedical abstracts: others of these gain, recipes lose."""
     targets = shared / "targets"
     held_out = pq.read_table(targets / "biomed_abstracts-valid.parquet", columns=["id", "text"]).slice(0, 60)
-    pool = pq.read_table(shared / "pool" / "pool-00.parquet", columns=["id", "text", "source"]).slice(0, 400)
+    pool = pq.read_table(shared / "pool" / "pool-00.parquet", columns=["id", "text", "source"]).slice(0, 200)
     together = pa.concat_tables([pool, held_out.append_column("source", pa.array(["target"] * len(held_out)))])
     pq.write_table(together, tmp_path / "pool.parquet")
     train = pq.read_table(targets / "biomed_abstracts-train.parquet", columns=["id", "text"]).slice(0, 200)
     pq.write_table(train, tmp_path / "target.parquet")
     stages = [
-        {"train": {"name": "prior", "on": {"random": {"tokens": 80_000}}, "where": "source <> 'target'"}},
-        {"train": {"name": "conditional", "from": "prior", "on": str(tmp_path / "target.parquet"), "tokens": 40_000}},
+        {"train": {"name": "prior", "on": {"random": {"tokens": 20_000}}, "where": "source <> 'target'"}},
+        {"train": {"name": "conditional", "from": "prior", "on": str(tmp_path / "target.parquet"), "tokens": 20_000}},
         {"score": {"loss_reduction": {"prior": "prior", "conditional": "conditional"}}},
     ]
     ran = run_spec({"corpus": str(tmp_path / "pool.parquet"), "seed": 3, "stages": stages}, tmp_path)
@@ -280,4 +280,4 @@ def test_held_out_target_documents_gain_and_others_do_not(run_spec, shared, tmp_
     assert means["target"] > 0.1
     assert means["recipes"] < 0
     assert max(means, key=means.get) in {"target", "medline-abstracts", "pubmed-abstracts"}
-    assert told["costs"]["conditional"]["trained_tokens"] == 40_000
+    assert told["costs"]["conditional"]["trained_tokens"] == 20_000
